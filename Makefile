@@ -1,0 +1,43 @@
+# `make help` lists the targets.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+TESTBED := target/debug/testbed
+# Everything that runs as a process of its own; the relay is behind a feature of the library.
+BINARIES := cargo build --quiet --workspace --bins --features outbox/relay-bin
+
+.PHONY: help demo up down test check bench sqlx-prepare tools
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+demo: ## the shop in one process, four orders told as they happen; ONCE=1 ends by itself
+	@cargo run --quiet --package demo -- $(if $(ONCE),--once)
+
+up: tools ## Postgres, Kafka, four relays and four services in the background
+	@$(BINARIES)
+	@$(TESTBED) up
+
+down: ## stop what `make up` started
+	@cargo build --quiet --package testbed
+	@$(TESTBED) down
+
+test: tools ## every test, on a real Kafka and Postgres started for it
+	@$(BINARIES)
+	$(TESTBED) run -- cargo test --workspace --features outbox/relay-bin
+
+check: ## formatting, lints and documentation, without a warning
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+bench: tools ## what the outbox costs and how fast it is, on this machine
+	cargo run --release --package bench
+
+sqlx-prepare: ## describe the checked queries anew, after a change of a query or a migration
+	@cargo build --quiet --package testbed
+	@$(TESTBED) prepare
+
+# Kafka needs Java, and Maven to fetch it. Installed where that takes no question; else it is said.
+tools:
+	@command -v java >/dev/null && command -v mvn >/dev/null || ./testbed/install-tools

@@ -1,0 +1,215 @@
+//! Health: whether the process lives, whether it can work, and its figures.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | 200 while the process runs: restarting it would not help with anything else |
+//! | `/readyz` | 200 when every check passes, else 503; JSON with each check's state and detail |
+//! | `/metrics` | Prometheus text |
+//!
+//! **Promised**: `/readyz` answers within a second and a bit whatever hangs: checks run at the
+//! same time, each for [`CHECK_TIMEOUT`] at most; one that panics is failing. **Not promised**:
+//! that a ready service stays so until the request arrives. **What if** the database is away at
+//! start: HTTP is up before it, `/healthz` is 200 and `/readyz` 503.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::database;
+
+/// How long a check may take before it counts as failing.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
+
+/// What must be well for the service to work, by name. Clones are the same registry, so a check
+/// may be added when the part it looks at comes to life. Without checks the answer is `ready`.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<RwLock<BTreeMap<String, Check>>>);
+
+/// The answer of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether all checks pass.
+    pub status: Status,
+    /// Each check by name.
+    pub checks: BTreeMap<String, Checked>,
+}
+
+/// The whole in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Every check passes.
+    Ready,
+    /// At least one fails.
+    Unready,
+}
+
+/// One check's outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", content = "detail", rename_all = "lowercase")]
+pub enum Checked {
+    /// It passes, and says this.
+    Ok(Value),
+    /// It fails, for this reason.
+    Failing(Value),
+}
+
+impl std::fmt::Debug for Readiness {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_set().entries(self.checks().keys()).finish()
+    }
+}
+
+impl Readiness {
+    /// A registry without checks.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a check, or replaces the one of this name. It runs at each `/readyz`, is dropped after
+    /// [`CHECK_TIMEOUT`], and what it returns is public: no secrets.
+    pub fn add<F, E>(&self, name: impl Into<String>, check: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<Value, E>> + Send + 'static,
+        E: Display,
+    {
+        let check: Check = Arc::new(move || {
+            let outcome = check();
+            async move { outcome.await.map_err(|error| error.to_string()) }.boxed()
+        });
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.into(), check);
+    }
+
+    /// Adds a check that fails until [`Gate::open`], for steps of a start.
+    pub fn gate(&self, name: impl Into<String>, waiting_for: &str) -> Gate {
+        let gate = Gate(Arc::new(RwLock::new(Some(waiting_for.to_owned()))));
+        let asked = gate.clone();
+        self.add(name, move || {
+            let waiting_for = asked.waiting_for();
+            async move { waiting_for.map_or(Ok(json!("done")), Err) }
+        });
+        gate
+    }
+
+    /// Adds the check `database`: does it answer through `pool`?
+    pub fn add_database(&self, pool: &PgPool) {
+        let pool = pool.clone();
+        self.add("database", move || {
+            let pool = pool.clone();
+            async move {
+                let pinged = database::ping(&pool).await;
+                let detail = json!({"connections": pool.size(), "idle": pool.num_idle()});
+                pinged
+                    .map(|()| detail)
+                    .map_err(|error| database::describe(&error))
+            }
+        });
+    }
+
+    /// Runs all checks at the same time.
+    pub async fn report(&self) -> Report {
+        let checks = self.checks();
+        let outcomes = join_all(checks.values().map(run)).await;
+        let checks: BTreeMap<_, _> = checks.into_keys().zip(outcomes).collect();
+        let ready = checks
+            .values()
+            .all(|checked| matches!(checked, Checked::Ok(_)));
+        let status = if ready {
+            Status::Ready
+        } else {
+            Status::Unready
+        };
+        Report { status, checks }
+    }
+
+    fn checks(&self) -> BTreeMap<String, Check> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+async fn run(check: &Check) -> Checked {
+    let outcome = AssertUnwindSafe(async { check().await }).catch_unwind();
+    match tokio::time::timeout(CHECK_TIMEOUT, outcome).await {
+        Ok(Ok(Ok(detail))) => Checked::Ok(detail),
+        Ok(Ok(Err(reason))) => Checked::Failing(json!(reason)),
+        Ok(Err(_)) => Checked::Failing(json!("the check panicked")),
+        Err(_) => Checked::Failing(json!(format!("no answer within {CHECK_TIMEOUT:?}"))),
+    }
+}
+
+/// A step of a start, as readiness shows it. Clones are the same gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<RwLock<Option<String>>>);
+
+impl Gate {
+    /// Says what is being waited for now.
+    pub fn wait_for(&self, what: &str) {
+        self.set(Some(what.to_owned()));
+    }
+
+    /// From now on the check passes.
+    pub fn open(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, waiting_for: Option<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = waiting_for;
+    }
+
+    fn waiting_for(&self) -> Option<String> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// The three paths, to be merged into a service's router.
+pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/healthz", get(async || Json(json!({"status": "alive"}))))
+        .route(
+            "/readyz",
+            get(async move || answer(readiness.report().await)),
+        )
+        .route(
+            "/metrics",
+            get(move || std::future::ready(figures(&metrics))),
+        )
+}
+
+fn answer(report: Report) -> impl IntoResponse {
+    let status = match report.status {
+        Status::Ready => StatusCode::OK,
+        Status::Unready => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(report))
+}
+
+fn figures(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, text)], metrics.render())
+}

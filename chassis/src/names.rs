@@ -1,0 +1,39 @@
+//! The names of everything this crate measures and traces.
+//!
+//! | metric | kind | labels | meaning |
+//! |---|---|---|---|
+//! | `http_requests_total` | counter | `method`, `route`, `status` | requests answered |
+//! | `http_request_duration_seconds` | histogram | `method`, `route`, `status` | from the first byte handed to us to the answer's head |
+//! | `http_panics_total` | counter | `route` | handlers that panicked and were answered with 500 |
+//! | `database_connections_discarded_total` | counter | `pool` | connections given back unfit for use and closed |
+//!
+//! `route` is the route's pattern (`/v1/orders/{id}`) or `unmatched`, never a raw path; `method`
+//! is a standard one or `other`: the number of series is bounded by the code.
+//!
+//! | span | fields | meaning |
+//! |---|---|---|
+//! | `http.request` | `http.request.method`, `http.route`, `http.response.status_code` | one request; continues the caller's `traceparent` |
+
+/// Counter: requests answered.
+pub const HTTP_REQUESTS: &str = "http_requests_total";
+/// Histogram, seconds: time until the answer's head is ready.
+pub const HTTP_REQUEST_DURATION: &str = "http_request_duration_seconds";
+/// Counter: handlers that panicked.
+pub const HTTP_PANICS: &str = "http_panics_total";
+/// Counter: connections closed instead of being given back to their pool.
+pub const CONNECTIONS_DISCARDED: &str = "database_connections_discarded_total";
+
+/// Gives each metric its help text in the recorder installed.
+pub(crate) fn describe() {
+    metrics::describe_counter!(HTTP_REQUESTS, "Requests answered.");
+    metrics::describe_histogram!(
+        HTTP_REQUEST_DURATION,
+        metrics::Unit::Seconds,
+        "Time until the answer's head is ready."
+    );
+    metrics::describe_counter!(HTTP_PANICS, "Handlers that panicked.");
+    metrics::describe_counter!(
+        CONNECTIONS_DISCARDED,
+        "Connections closed instead of being given back to their pool."
+    );
+}

@@ -1,0 +1,174 @@
+//! Telemetry: log lines, trace contexts and metrics.
+//!
+//! **What passes here**: what the process says about itself. Log lines go to stderr. Spans get
+//! W3C trace ids, whatever is logged, so that messages can carry a `traceparent`; they are not
+//! exported. Metrics are kept until somebody reads `/metrics`.
+//!
+//! **Promised**: [`init`] may be called by every service of a process; the first call decides,
+//! the others get the same [`Telemetry`]. **Not promised**: a service's metrics cannot be told
+//! from its neighbour's in the same process.
+//!
+//! **What if**: another library has installed a log or a recorder of its own: that is an error,
+//! because half a telemetry is found out on the worst day.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::level_filters::LevelFilter;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::config::{LogFilter, LogFormat};
+use crate::names;
+
+/// Upper bounds for every `*_seconds` histogram: from a poll of half a millisecond to a saga of minutes.
+const SECONDS: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+    300.0,
+];
+
+/// How often samples are moved from the hot path's buffers into histograms when nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the process got when telemetry was installed.
+static INSTALLED: Mutex<Option<Telemetry>> = Mutex::new(None);
+
+/// The process's telemetry. Clones are the same telemetry.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    metrics: PrometheusHandle,
+    traces: SdkTracerProvider,
+}
+
+/// Why telemetry could not be installed. Met once, at start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Something else has installed a log subscriber in this process.
+    #[error("cannot install the log: {0}")]
+    Log(#[from] tracing_subscriber::util::TryInitError),
+    /// Something else has installed a metrics recorder in this process.
+    #[error("cannot install the metrics recorder: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    /// The operating system gave no thread.
+    #[error("cannot start the metrics thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Telemetry {
+    /// What renders `/metrics`. The same for every service of the process.
+    #[must_use]
+    pub fn metrics(&self) -> PrometheusHandle {
+        self.metrics.clone()
+    }
+
+    /// Hands on what is still buffered. Blocks: call it off the async threads, at the end.
+    pub fn flush(&self) {
+        if let Err(error) = self.traces.force_flush() {
+            tracing::warn!(%error, "could not flush traces");
+        }
+    }
+}
+
+/// Installs log, traces and metrics for the process; a second call returns what the first
+/// installed and changes nothing.
+///
+/// `service_name` names the process in traces.
+///
+/// # Errors
+/// When something other than this function has installed a log or a recorder before.
+pub fn init(service_name: &str, format: LogFormat, filter: &LogFilter) -> Result<Telemetry, Error> {
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(telemetry) = &*installed {
+        return Ok(telemetry.clone());
+    }
+    let traces = install_log_and_traces(service_name, format, filter)?;
+    let metrics = install_metrics()?;
+    let telemetry = Telemetry { metrics, traces };
+    *installed = Some(telemetry.clone());
+    Ok(telemetry)
+}
+
+/// The filter is the log's alone: with `RUST_LOG=warn` spans must still have trace ids.
+fn install_log_and_traces(
+    service_name: &str,
+    format: LogFormat,
+    filter: &LogFilter,
+) -> Result<SdkTracerProvider, Error> {
+    let traces = SdkTracerProvider::builder()
+        .with_resource(
+            Resource::builder()
+                .with_service_name(service_name.to_owned())
+                .build(),
+        )
+        .build();
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(traces.tracer(service_name.to_owned()))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry()
+        .with(lines(format).with_filter(filter.filter()))
+        .with(spans)
+        .try_init()?;
+    Ok(traces)
+}
+
+fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let terminal = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(terminal).boxed(),
+        LogFormat::Auto if terminal => lines.with_ansi(true).boxed(),
+        LogFormat::Auto | LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
+    }
+}
+
+/// The recorder keeps raw samples until somebody drains them; a thread of its own does so
+/// whatever runtimes come and go.
+fn install_metrics() -> Result<PrometheusHandle, Error> {
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()?;
+    names::describe();
+    let drained = metrics.clone();
+    std::thread::Builder::new()
+        .name("metrics-upkeep".to_owned())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(UPKEEP);
+                drained.run_upkeep();
+            }
+        })?;
+    Ok(metrics)
+}
+
+/// Makes `span` a child of the trace that `traceparent` and `tracestate` describe. Anything but a
+/// valid W3C `traceparent` leaves the span a root. Call it before the span is entered.
+pub fn continue_trace(span: &tracing::Span, traceparent: Option<&str>, tracestate: Option<&str>) {
+    let Some(traceparent) = traceparent else {
+        return;
+    };
+    let mut carrier =
+        std::collections::HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+    if let Some(tracestate) = tracestate {
+        carrier.insert("tracestate".to_owned(), tracestate.to_owned());
+    }
+    let context = TraceContextPropagator::new().extract(&carrier);
+    // Refused only where there is no OpenTelemetry layer, in which case there is nothing to continue.
+    let _ = span.set_parent(context);
+}

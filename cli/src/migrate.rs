@@ -1,0 +1,97 @@
+//! `recompense migrate`: one schema at a time, each with a history of its own.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chassis::config::DatabaseUrl;
+use clap::ValueEnum;
+use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator, postgres::PgPoolOptions};
+use tokio::time::timeout;
+
+/// How long the database may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What to migrate, and where.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The database: `postgres://user:password@host:port/database`. Never printed.
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: DatabaseUrl,
+
+    /// A schema to bring up to date; give it again for each further one. They are done in the
+    /// order given.
+    #[arg(long = "schema", value_name = "SCHEMA", required = true)]
+    schemas: Vec<Schema>,
+}
+
+/// The schemas, each with one owner: a crate of the framework or a service of the shop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Schema {
+    /// The log, the relay's lease and cursor, the inbox.
+    Outbox,
+    /// Sagas and their history, timers, the participant's barrier.
+    Saga,
+    /// The shop's orders.
+    Orders,
+    /// The shop's payments and ledger.
+    Payments,
+    /// The shop's deliveries.
+    Deliveries,
+    /// The shop's notifications.
+    Notifications,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let options = arguments.database_url.options().clone();
+    let options = options.application_name("recompense migrate");
+    // Asked once directly, because a pool tries on and then says only that it waited.
+    let reached = timeout(PATIENCE, PgConnection::connect_with(&options)).await;
+    let reached = reached.context("the database does not answer; check --database-url")?;
+    reached
+        .context("cannot connect to the database; check --database-url")?
+        .close()
+        .await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(options);
+    for schema in arguments.schemas {
+        let name = name(schema);
+        schema.migrate(&pool).await.with_context(|| {
+            format!("schema {name} was not migrated; nothing of the failed migration was kept")
+        })?;
+        println!("{name}: up to date");
+    }
+    Ok(())
+}
+
+impl Schema {
+    async fn migrate(self, pool: &PgPool) -> Result<()> {
+        // The shop's folders are compiled in here once more, so that this crate need not depend on
+        // the services.
+        let migrator = match self {
+            Schema::Outbox => return Ok(outbox::migrate(pool).await?),
+            Schema::Saga => return Ok(saga::migrate(pool).await?),
+            Schema::Orders => sqlx::migrate!("../migrations/orders"),
+            Schema::Payments => sqlx::migrate!("../migrations/payments"),
+            Schema::Deliveries => sqlx::migrate!("../migrations/deliveries"),
+            Schema::Notifications => sqlx::migrate!("../migrations/notifications"),
+        };
+        let schema = name(self);
+        Ok(of_schema(migrator, &schema).run(pool).await?)
+    }
+}
+
+/// Keeps the history beside the tables, as the services' own `sqlx.toml` does.
+fn of_schema(mut migrator: Migrator, schema: &str) -> Migrator {
+    migrator.create_schema(schema.to_owned());
+    migrator.dangerous_set_table_name(format!("{schema}._sqlx_migrations"));
+    migrator
+}
+
+fn name(schema: Schema) -> String {
+    // Every variant has a name: none is skipped.
+    schema
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}

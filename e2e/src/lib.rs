@@ -1,0 +1,1 @@
+//! The proofs have no code of their own: everything is in `tests/it`.

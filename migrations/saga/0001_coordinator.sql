@@ -1,0 +1,94 @@
+-- What a coordinator remembers. Only saga/src/table.rs writes to these tables; saga/src/http/table.rs
+-- reads them to show them.
+
+-- A definition that some replica has started with. Two programs that call different graphs by the
+-- same name and version would steer each other's sagas; the primary key lets the first one decide.
+create table saga.definition (
+    name          text        not null,
+    version       integer     not null,
+    -- sha256 of what steers a saga (steps, classes, order, kinds, topics), not of its budgets.
+    hash          text        not null,
+    registered_at timestamptz not null default now(),
+    constraint definition_pkey primary key (name, version),
+    constraint definition_version_positive check (version > 0)
+);
+
+-- The state of each saga: the fold of its history, kept so that a step reads one row. Locking this
+-- row is how replicas, replies and timers take turns.
+create table saga.instance (
+    id              uuid        not null,
+    definition      text        not null,
+    -- Pinned at the start: a saga ends under the graph it began with. No foreign key: every start
+    -- would lock the same definition row, and all writers come through one file anyway.
+    version         integer     not null,
+    hash            text        not null,
+    business_key    text        not null,
+    status          text        not null,
+    -- Why it compensates, for a person.
+    reason          text,
+    -- Why nobody but a person can go on.
+    parked_reason   text,
+    data            jsonb       not null,
+    -- Each step with its status, round and attempt, in the definition's order.
+    steps           jsonb       not null,
+    -- What it waits for, and until when. All null once it has ended.
+    waiting_for     text,
+    waiting_step    text,
+    waiting_phase   text,
+    waiting_round   integer,
+    waiting_attempt integer,
+    waiting_until   timestamptz,
+    -- The number of the last event folded in.
+    seq             bigint      not null,
+    created_at      timestamptz not null default now(),
+    updated_at      timestamptz not null default now(),
+    constraint instance_pkey primary key (id),
+    -- Starting again with the same business key finds the saga that exists. The key comes first so
+    -- that the list can be filtered by it without naming a definition.
+    constraint instance_business_key_unique unique (business_key, definition),
+    constraint instance_status_known check (status in
+        ('running', 'compensating', 'completed', 'compensated', 'parked', 'abandoned')),
+    constraint instance_waiting_known check (waiting_for in
+        ('reply', 'backoff', 'round', 'late_reply', 'person')),
+    constraint instance_waiting_whole check (
+        num_nulls(waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt) in (0, 5)),
+    -- An ended saga waits for nothing; any other waits for something, or it would be forgotten.
+    constraint instance_waits_until_ended check (
+        (waiting_for is null) = (status in ('completed', 'compensated', 'abandoned')))
+    -- Ten updates in a saga's life, none but two of an indexed column: room for them on the page.
+) with (fillfactor = 80);
+
+-- The list, newest first. Neither column ever changes.
+create index instance_by_age on saga.instance (created_at desc, id desc);
+-- The list of one status. The status changes two or three times in a saga's life, so most updates
+-- stay heap-only.
+create index instance_by_status on saga.instance (status, created_at desc, id desc);
+
+-- The history. Append-only: a row is never updated; the state above folds from it alone. The
+-- primary key is the second guard against two coordinators taking the same turn.
+create table saga.event (
+    saga_id     uuid        not null,
+    seq         bigint      not null,
+    kind        text        not null,
+    body        jsonb       not null,
+    recorded_at timestamptz not null default clock_timestamp(),
+    constraint event_pkey primary key (saga_id, seq),
+    constraint event_seq_positive check (seq > 0)
+);
+
+-- When a saga goes on by itself. Written and deleted only under the instance's lock.
+create table saga.timer (
+    saga_id  uuid        not null,
+    step     text        not null,
+    phase    text        not null,
+    -- Which attempt is meant: a timer of another one is dropped by the decision.
+    round    integer     not null,
+    attempt  integer     not null,
+    fire_at  timestamptz not null,
+    -- How often firing it failed; each failure moves it further away, so that it starves no other.
+    failures integer     not null default 0,
+    constraint timer_pkey primary key (saga_id, step, phase)
+);
+
+-- What is due, oldest first.
+create index timer_by_fire_at on saga.timer (fire_at);

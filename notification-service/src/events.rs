@@ -1,0 +1,33 @@
+//! Choreography: nobody commands this service; it listens to what happened to orders.
+
+use contracts::order::{OrderConfirmed, OrderPlaced, OrderRejected};
+use outbox::{Error, Handler, Payload, Received};
+use sqlx::PgTransaction;
+
+use crate::notification::Letter;
+use crate::table;
+
+/// Records a notification for each event of an order. A kind that it does not know is parked by
+/// its consumer: somebody has to decide what customers are told about it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OrderEvents;
+
+impl Handler for OrderEvents {
+    async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
+        let letter = read(message)?;
+        table::record(tx, message.id, &letter).await?;
+        Ok(())
+    }
+}
+
+fn read(message: &Received) -> Result<Letter, Error> {
+    match message.kind.as_str() {
+        OrderPlaced::KIND => message.decode::<OrderPlaced>().map(Letter::from),
+        OrderConfirmed::KIND => message.decode::<OrderConfirmed>().map(Letter::from),
+        OrderRejected::KIND => message.decode::<OrderRejected>().map(Letter::from),
+        _ => Err(Error::Decode {
+            kind: message.kind.clone(),
+            reason: "nothing is said about events of this kind".to_owned(),
+        }),
+    }
+}

@@ -1,0 +1,60 @@
+//! Settings of order-service.
+
+use std::time::Duration;
+
+use chassis::config::{Settings, duration};
+
+/// Takes orders and steers their sagas: payment, delivery, carrier.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "order-service",
+    version,
+    mut_arg("listen", |listen| listen.required(false).default_value("127.0.0.1:8081"))
+)]
+pub struct Config {
+    /// What every service has.
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// How many partitions the topics get that this service creates at start; topics that exist
+    /// stay as they are. The upper bound of what replicas can do at the same time.
+    #[arg(
+        long,
+        env = "TOPIC_PARTITIONS",
+        value_name = "COUNT",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
+    pub topic_partitions: u16,
+
+    /// How long a participant may take to answer one attempt at a step, such as `10s`. Shorter
+    /// turns an order back sooner when a participant is away; too short, and slow answers come
+    /// after their step was given up.
+    #[arg(
+        long,
+        env = "STEP_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = positive
+    )]
+    pub step_timeout: Duration,
+
+    /// How often a step that can be undone is asked for before its outcome counts as unknown and
+    /// the order turns back. Steps from the capture on are asked for twenty times, then the
+    /// saga is parked for a person.
+    #[arg(
+        long,
+        env = "STEP_ATTEMPTS",
+        value_name = "COUNT",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(i32).range(1..=100)
+    )]
+    pub step_attempts: i32,
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        time => Ok(time),
+    }
+}

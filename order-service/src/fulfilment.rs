@@ -1,0 +1,205 @@
+//! The saga of an order: authorize the payment, schedule the delivery, capture the payment (the
+//! point of no return), hand over to the carrier.
+//!
+//! What is here is its shape. What happens at each step is the participants' business; what
+//! happens to the order at its end is in `finish_order`.
+
+use chrono::NaiveDate;
+use contracts::delivery::{
+    CancelDelivery, DeliveryHandedOver, DeliveryScheduled, HandOverDelivery, ScheduleDelivery,
+};
+use contracts::payment::{
+    AuthorizePayment, CapturePayment, PaymentAuthorized, PaymentCaptured, ReleasePayment,
+};
+use contracts::{Address, Money, topic};
+use saga::{Coordinator, Definition, Step};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use uuid::Uuid;
+
+use crate::finish_order;
+
+/// The definition's name.
+pub const NAME: &str = "order-fulfilment";
+
+/// What the saga knows: what it was started with, and what was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fulfilment {
+    /// The order.
+    pub order_id: Uuid,
+    /// Who ordered.
+    pub customer_id: Uuid,
+    /// What it costs.
+    pub total: Money,
+    /// The card provider's token.
+    pub payment_method: String,
+    /// Where it goes.
+    pub address: Address,
+    /// Once the money is held.
+    pub payment_id: Option<Uuid>,
+    /// Once the delivery is scheduled.
+    pub delivery_day: Option<NaiveDate>,
+    /// Once the carrier has the parcel.
+    pub tracking: Option<String>,
+}
+
+/// How patient the saga is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long one attempt at a step may take.
+    pub timeout: Duration,
+    /// Attempts at a step that can be undone.
+    pub attempts: i32,
+}
+
+/// The coordinator of this service: one definition.
+///
+/// # Errors
+///
+/// When the patience is not positive.
+pub fn coordinator(patience: Patience) -> Result<Coordinator, saga::Error> {
+    let coordinator = Coordinator::builder(topic::ORDER_REPLIES);
+    Ok(coordinator.define(definition(patience)?)?.build())
+}
+
+fn definition(patience: Patience) -> Result<Definition<Fulfilment>, saga::Error> {
+    let Patience { timeout, attempts } = patience;
+    Definition::builder(NAME, 1)
+        .compensatable(
+            Step::new("authorize-payment")
+                .command(topic::PAYMENT_COMMANDS, |order: &Fulfilment| {
+                    AuthorizePayment {
+                        order_id: order.order_id,
+                        customer_id: order.customer_id,
+                        amount: order.total,
+                        payment_method: order.payment_method.clone(),
+                    }
+                })
+                .reply(|order: &mut Fulfilment, reply: PaymentAuthorized| {
+                    order.payment_id = Some(reply.payment_id);
+                })
+                .compensation(|order: &Fulfilment| ReleasePayment {
+                    order_id: order.order_id,
+                })
+                .timeout(timeout)
+                .attempts(attempts),
+        )
+        .compensatable(
+            Step::new("schedule-delivery")
+                .command(topic::DELIVERY_COMMANDS, |order: &Fulfilment| {
+                    ScheduleDelivery {
+                        order_id: order.order_id,
+                        address: order.address.clone(),
+                    }
+                })
+                .reply(|order: &mut Fulfilment, reply: DeliveryScheduled| {
+                    order.delivery_day = Some(reply.day);
+                })
+                .compensation(|order: &Fulfilment| CancelDelivery {
+                    order_id: order.order_id,
+                })
+                .timeout(timeout)
+                .attempts(attempts),
+        )
+        .pivot(
+            Step::new("capture-payment")
+                .command(topic::PAYMENT_COMMANDS, |order: &Fulfilment| {
+                    CapturePayment {
+                        order_id: order.order_id,
+                    }
+                })
+                .reply(|_: &mut Fulfilment, _: PaymentCaptured| {})
+                .timeout(timeout),
+        )
+        .retriable(
+            Step::new("hand-over")
+                .command(topic::DELIVERY_COMMANDS, |order: &Fulfilment| {
+                    HandOverDelivery {
+                        order_id: order.order_id,
+                    }
+                })
+                .reply(|order: &mut Fulfilment, reply: DeliveryHandedOver| {
+                    order.tracking = Some(reply.tracking);
+                })
+                .timeout(timeout),
+        )
+        .on_completed(|tx, ended| Box::pin(finish_order::confirm(tx, ended)))
+        .on_compensated(|tx, ended| Box::pin(finish_order::reject(tx, ended)))
+        .build()
+}
+
+/// Why an order was rejected, in words for its customer: a refusal is one already, a silence names
+/// the step.
+#[must_use]
+pub fn reason_for_people(reason: Option<&str>) -> String {
+    let Some(reason) = reason else {
+        return "The order could not be fulfilled.".to_owned();
+    };
+    let steps = [
+        ("authorize-payment ", "The payment service"),
+        ("schedule-delivery ", "The delivery service"),
+        ("capture-payment ", "The payment service"),
+    ];
+    let silence = steps.iter().find_map(|(step, who)| {
+        let rest = reason.strip_prefix(step)?;
+        Some(format!("{who} {rest}."))
+    });
+    silence.unwrap_or_else(|| reason.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patience() -> Patience {
+        Patience {
+            timeout: Duration::from_secs(10),
+            attempts: 2,
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        let definition = definition(patience()).unwrap();
+        let steps: Vec<_> = definition.plan().steps().iter().map(|s| s.name()).collect();
+        assert_eq!(
+            steps,
+            [
+                "authorize-payment",
+                "schedule-delivery",
+                "capture-payment",
+                "hand-over"
+            ]
+        );
+    }
+
+    #[test]
+    fn patience_may_change_under_sagas_in_flight() {
+        let impatient = Patience {
+            timeout: Duration::from_millis(100),
+            attempts: 1,
+        };
+        assert_eq!(
+            definition(patience()).unwrap().plan().hash(),
+            definition(impatient).unwrap().plan().hash(),
+        );
+    }
+
+    #[test]
+    fn every_reason_is_a_sentence_for_people() {
+        for (reason, sentence) in [
+            (None, "The order could not be fulfilled."),
+            (Some("The card was declined."), "The card was declined."),
+            (
+                Some("authorize-payment did not answer in time"),
+                "The payment service did not answer in time.",
+            ),
+            (
+                Some("schedule-delivery did not answer in time"),
+                "The delivery service did not answer in time.",
+            ),
+        ] {
+            assert_eq!(reason_for_people(reason), sentence);
+        }
+    }
+}

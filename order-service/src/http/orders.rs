@@ -1,0 +1,98 @@
+//! `POST /v1/orders`, `GET /v1/orders` and `GET /v1/orders/{id}`.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chassis::http::{Cursor, Json, Limit, Page, Path, Problem, Query, in_task};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::http::shop::Shop;
+use crate::order::{NewOrder, Order, Status};
+use crate::place_order::{Placed, place_order};
+use crate::table;
+
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const MAX_KEY: usize = 255;
+
+pub(super) async fn place(
+    State(shop): State<Shop>,
+    headers: HeaderMap,
+    Json(order): Json<NewOrder>,
+) -> Result<Response, Problem> {
+    let key = idempotency_key(&headers)?;
+    let draft = order.check()?;
+    let placed = in_task(async move {
+        place_order(&shop.pool, &shop.coordinator, key.as_deref(), draft)
+            .await
+            .map_err(problem)
+    });
+    match placed.await? {
+        Placed::First(order) | Placed::Again(order) => Ok(created(order)),
+        Placed::KeyReused => Err(Problem::idempotency_key_reused()),
+    }
+}
+
+pub(super) async fn read(
+    State(shop): State<Shop>,
+    Path(id): Path<Uuid>,
+) -> Result<Json<Order>, Problem> {
+    match table::order(&shop.pool, id).await? {
+        Some(order) => Ok(Json(order)),
+        None => Err(Problem::not_found("there is no order with this id")),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    customer_id: Option<Uuid>,
+    status: Option<Status>,
+    #[serde(default)]
+    limit: Limit,
+    cursor: Option<Cursor>,
+}
+
+pub(super) async fn list(
+    State(Shop { pool, .. }): State<Shop>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Page<Order>>, Problem> {
+    let before = match &filter.cursor {
+        Some(cursor) => cursor.decode()?,
+        None => Uuid::max(),
+    };
+    let (status, rows) = (filter.status, filter.limit.rows());
+    let orders = match filter.customer_id {
+        Some(customer) => table::orders_of_customer(&pool, customer, status, before, rows).await?,
+        None => table::orders(&pool, status, before, rows).await?,
+    };
+    Page::cut(orders, filter.limit, |order| order.id).map(Json)
+}
+
+fn created(order: Order) -> Response {
+    let location = format!("/v1/orders/{}", order.id);
+    let headers = [(header::LOCATION, location)];
+    (StatusCode::CREATED, headers, Json(order)).into_response()
+}
+
+/// The client's key, if it gives one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut given = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = given.next() else {
+        return Ok(None);
+    };
+    let bytes = key.as_bytes();
+    let is_key = (1..=MAX_KEY).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    if !is_key || given.next().is_some() {
+        let message = format!("must be one of 1 to {MAX_KEY} visible ASCII characters");
+        return Err(Problem::invalid_parameter(IDEMPOTENCY_KEY, message));
+    }
+    Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+fn problem(error: outbox::Error) -> Problem {
+    match error {
+        outbox::Error::Database(error) => error.into(),
+        error => Problem::internal(error),
+    }
+}

@@ -1,0 +1,148 @@
+//! order-service: takes orders and steers the sagas that fulfil them.
+//!
+//! **What passes here**: an order over HTTP, into [`place_order`], which starts its saga
+//! ([`fulfilment`]) in the same transaction; replies of participants on
+//! [`topic::ORDER_REPLIES`] and timers, into the coordinator; the order's end, in the
+//! transaction that ends its saga. **Promised**: an order exists if and only if its saga does; one
+//! order per idempotency key; it ends confirmed, or rejected with nothing left of it and a reason.
+//! **Not promised**: when. A saga past its point of no return goes on, and is parked for a person if
+//! twenty attempts bring no answer, or ten rounds only refusals.
+//!
+//! **What if we die here**: each turn of a saga is one transaction. Replies come again, timers are
+//! still due, and any replica takes them.
+
+mod config;
+
+mod http;
+
+pub mod order;
+pub mod place_order;
+
+pub mod fulfilment;
+
+mod finish_order;
+mod table;
+
+use std::sync::Arc;
+
+use axum::Router;
+use chassis::health::{self, Gate};
+use chassis::shutdown::{Failed, Tasks};
+use chassis::{Process, database, http as web};
+use contracts::topic;
+use outbox::broker::{Broker, Topic};
+use outbox::service;
+use saga::Coordinator;
+use sqlx::PgPool;
+use sqlx::migrate::Migrator;
+
+pub use config::Config;
+use fulfilment::Patience;
+
+/// The service's name: in logs and metrics.
+pub const NAME: &str = "order-service";
+
+/// The consumer of replies to sagas.
+const SAGAS: &str = "order-service.sagas";
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Runs the service until the process should end or a part of it fails.
+///
+/// # Errors
+///
+/// The part that failed. An unreachable database or broker is no failure: it is waited for.
+pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> Result<(), Failed> {
+    let settings = &config.settings;
+    let coordinator = coordinator(&config)?;
+    let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
+    let readiness = service::readiness(&pool, &broker);
+    let started = readiness.gate("start", "the database");
+    let router = app(pool.clone(), coordinator.clone())
+        .merge(health::router(readiness, process.telemetry.metrics()));
+    let tasks = Tasks::new(NAME, process.shutdown);
+    tasks.spawn(
+        "http",
+        web::serve_at(settings.listen, router, tasks.shutdown().clone()),
+    );
+    let steering = steer(
+        config.clone(),
+        coordinator,
+        pool,
+        broker,
+        started,
+        tasks.clone(),
+    );
+    tasks.spawn("sagas", steering);
+    tasks.finish(settings.shutdown_timeout).await
+}
+
+/// Everything under `/v1`, without the guard that [`chassis::http::serve`] puts around it.
+pub fn app(pool: PgPool, coordinator: Coordinator) -> Router {
+    http::router(pool, coordinator)
+}
+
+/// Brings the service's database up to date: the pipe's schema, the sagas' and its own.
+///
+/// # Errors
+///
+/// When the database is away or has another history than these migrations.
+pub async fn migrate(pool: &PgPool) -> Result<(), outbox::Error> {
+    outbox::migrate(pool).await?;
+    saga::migrate(pool).await?;
+    Ok(MIGRATOR.run(pool).await?)
+}
+
+/// Prepares database and broker, then runs what moves sagas, replies and timers, until the end.
+async fn steer(
+    config: Config,
+    coordinator: Coordinator,
+    pool: PgPool,
+    broker: Arc<dyn Broker>,
+    started: Gate,
+    tasks: Tasks,
+) -> Result<(), outbox::Error> {
+    let topics = [
+        topic::PAYMENT_COMMANDS,
+        topic::DELIVERY_COMMANDS,
+        topic::ORDER_REPLIES,
+        topic::ORDER_EVENTS,
+    ];
+    let topics = topics.map(|name| Topic::new(name, config.topic_partitions));
+    let (settings, shutdown) = (&config.settings, tasks.shutdown());
+    if !service::prepare(
+        settings,
+        &pool,
+        &[&outbox::MIGRATOR, &saga::MIGRATOR, &MIGRATOR],
+        migrate(&pool),
+        (&broker, &topics),
+        &started,
+        shutdown,
+    )
+    .await?
+    {
+        return Ok(());
+    }
+    coordinator.register(&pool).await?;
+    // A connection of their own: a crowd of requests must not hold up every saga's time.
+    let own = database::pool(&settings.database_url, 1, "order-service timers");
+    let timers = coordinator.timers(own).run(shutdown.clone());
+    tasks.spawn("timers", async {
+        timers.await;
+        Ok::<_, outbox::Error>(())
+    });
+    let replies = coordinator.replies();
+    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], pool, broker, replies);
+    service::consume(consumer, started, shutdown.clone()).await
+}
+
+fn coordinator(config: &Config) -> Result<Coordinator, Failed> {
+    let patience = Patience {
+        timeout: config.step_timeout,
+        attempts: config.step_attempts,
+    };
+    fulfilment::coordinator(patience).map_err(|error| Failed {
+        task: "sagas".to_owned(),
+        cause: error.into(),
+    })
+}

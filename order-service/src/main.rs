@@ -1,0 +1,17 @@
+//! The process around order-service: settings, telemetry, signals; then the library.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use order_service::Config;
+use outbox::broker::Kafka;
+
+fn main() -> ExitCode {
+    let config: Config = chassis::config::parse();
+    let settings = config.settings.clone();
+    chassis::run(order_service::NAME, &settings, async |process| {
+        let broker = Kafka::new(config.settings.kafka_brokers.to_string())?;
+        order_service::run(config, Arc::new(broker), process).await?;
+        anyhow::Ok(())
+    })
+}

@@ -1,0 +1,95 @@
+//! The first transaction of an order: the order, its saga and the news of it, or none of them.
+
+use contracts::order::OrderPlaced;
+use contracts::topic;
+use outbox::{Error, Message};
+use saga::Coordinator;
+use sqlx::{PgPool, PgTransaction};
+use uuid::Uuid;
+
+use crate::fulfilment::{self, Fulfilment};
+use crate::order::{Draft, Order};
+use crate::table;
+
+/// What came of placing an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placed {
+    /// It is placed now.
+    First(Order),
+    /// The same request was here before, under the same key; this is its order, as it stands now.
+    Again(Order),
+    /// Another request was here before under the same key. Nothing is placed.
+    KeyReused,
+}
+
+/// Places an order, once per idempotency key. Whoever comes second with a key waits for the first
+/// to commit.
+///
+/// # Errors
+///
+/// Nothing is placed then, or it is not known whether the commit arrived; with a key the same
+/// request can be repeated safely.
+pub async fn place_order(
+    pool: &PgPool,
+    coordinator: &Coordinator,
+    idempotency_key: Option<&str>,
+    draft: Draft,
+) -> Result<Placed, Error> {
+    // READ COMMITTED whatever the server's default: the repeat of a key sees the first one's order.
+    let mut tx = pool
+        .begin_with("begin isolation level read committed")
+        .await?;
+    let (id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
+    if !table::insert_order(&mut tx, id, saga_id, idempotency_key, &draft).await? {
+        return repeat(&mut tx, idempotency_key, &draft).await;
+    }
+    table::insert_items(&mut tx, id, &draft.items).await?;
+    outbox::enqueue(&mut tx, &placed(id, &draft)?).await?;
+    let data = data(id, draft);
+    coordinator
+        .start(&mut tx, saga_id, fulfilment::NAME, &id.to_string(), &data)
+        .await?;
+    let order = read(&mut tx, id).await?;
+    tx.commit().await?;
+    Ok(Placed::First(order))
+}
+
+async fn repeat(
+    tx: &mut PgTransaction<'_>,
+    idempotency_key: Option<&str>,
+    draft: &Draft,
+) -> Result<Placed, Error> {
+    let key = idempotency_key.unwrap_or_default();
+    match table::order_of_key(tx, key).await? {
+        Some((id, hash)) if hash == draft.request_hash => Ok(Placed::Again(read(tx, id).await?)),
+        Some(_) => Ok(Placed::KeyReused),
+        None => Err(Error::transient("the order of this key is gone")),
+    }
+}
+
+async fn read(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<Order, Error> {
+    let order = table::order(&mut **tx, id).await?;
+    order.ok_or_else(|| Error::permanent("the order just written is not there"))
+}
+
+fn placed(order_id: Uuid, draft: &Draft) -> Result<Message, Error> {
+    let event = OrderPlaced {
+        order_id,
+        customer_id: draft.customer_id,
+        total: draft.total,
+    };
+    Message::new(topic::ORDER_EVENTS, order_id, &event)
+}
+
+fn data(order_id: Uuid, draft: Draft) -> Fulfilment {
+    Fulfilment {
+        order_id,
+        customer_id: draft.customer_id,
+        total: draft.total,
+        payment_method: draft.payment_method,
+        address: draft.address,
+        payment_id: None,
+        delivery_day: None,
+        tracking: None,
+    }
+}

@@ -1,0 +1,8 @@
+//! order-service against a real Postgres: orders over HTTP, their sagas by the replies of
+//! participants that are played here.
+
+mod asking;
+mod finishing;
+mod placing;
+mod room;
+mod starting;

@@ -1,0 +1,149 @@
+//! The relay as a program of its own, beside a service: settings, probes and logs around
+//! [`outbox::Relay`]. Start it twice and the second stands by.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use chassis::{
+    Process,
+    config::{Settings, duration},
+    database::{self, Waited},
+    health::{self, Readiness},
+    http,
+    shutdown::Tasks,
+};
+use outbox::{
+    Relay,
+    broker::{Broker, Kafka},
+    outgoing::{Config, Status},
+    service,
+};
+use tokio::sync::watch;
+
+const NAME: &str = "relay";
+
+/// Carries committed messages from a database's outbox to Kafka. Several may run for one database:
+/// one leads, the others stand by.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "relay",
+    version,
+    mut_arg("listen", |listen| listen.required(false).default_value("127.0.0.1:9080")),
+    mut_arg("database_connections", |connections| connections.default_value("2"))
+)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// The CloudEvents `source` of every message: who says so, as a URI reference.
+    #[arg(long, env = "SOURCE", value_name = "URI", default_value = "/outbox")]
+    source: String,
+
+    /// How long a leader may be silent before a standby takes over. Shorter means faster take-over
+    /// and more false alarms on a starved machine; those cost duplicates, never messages.
+    #[arg(long, env = "LEASE", value_name = "DURATION", default_value = "1500ms", value_parser = lease)]
+    lease: Duration,
+
+    /// How long a record may wait for others to share its batch, in milliseconds. 0 is quickest
+    /// for single messages; batches form under load all the same.
+    #[arg(
+        long,
+        env = "LINGER_MS",
+        value_name = "MILLISECONDS",
+        default_value_t = 0.5,
+        value_parser = linger
+    )]
+    linger_ms: f64,
+}
+
+/// Below, a leader could not renew in time on a busy machine; above, a crash stops the flow.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if (Duration::from_millis(300)..=Duration::from_secs(60)).contains(&lease) {
+        Ok(lease)
+    } else {
+        Err("must be between 300ms and 60s".to_owned())
+    }
+}
+
+/// Within what the client accepts; more than a second would only delay.
+fn linger(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(linger) if (0.0..=1000.0).contains(&linger) => Ok(linger),
+        _ => Err("must be a number from 0 to 1000".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = chassis::config::parse();
+    let settings = arguments.settings.clone();
+    chassis::run(NAME, &settings, async |process| {
+        run(arguments, process).await
+    })
+}
+
+async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
+    let Process {
+        telemetry,
+        shutdown,
+    } = process;
+    let settings = arguments.settings;
+    let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
+    let broker: Arc<dyn Broker> = Arc::new(Kafka::new(settings.kafka_brokers.to_string())?);
+    let defaults = Config::default();
+    let config = Config {
+        source: arguments.source,
+        lease: arguments.lease,
+        tuning: outbox::broker::Tuning {
+            linger_ms: arguments.linger_ms,
+            ..defaults.tuning.clone()
+        },
+        ..defaults
+    };
+    let relay = Relay::new(
+        settings.database_url.options().clone(),
+        Arc::clone(&broker),
+        config,
+    );
+
+    let readiness = Readiness::new();
+    readiness.add_database(&pool);
+    readiness.add("broker", move || {
+        let broker = Arc::clone(&broker);
+        async move { broker.ping().await.map(|()| "answers".into()) }
+    });
+    let status = relay.status();
+    readiness.add("lease", move || {
+        let status = status.clone();
+        async move { role(&status) }
+    });
+    let router = health::router(readiness, telemetry.metrics());
+
+    let tasks = Tasks::new(NAME, shutdown.clone());
+    tasks.spawn(
+        "http",
+        http::serve_at(settings.listen, router, shutdown.clone()),
+    );
+    tasks.spawn("relay", async move {
+        if database::wait_until_reachable(&pool, &shutdown).await == Waited::ShuttingDown {
+            return Ok(());
+        }
+        if settings.migrate {
+            outbox::migrate(&pool).await?;
+        } else if !service::is_migrated(&pool, &[&outbox::MIGRATOR]).await {
+            let outdated = "the outbox schema is missing or outdated: start once with --migrate";
+            return Err(outbox::Error::permanent(outdated));
+        }
+        relay.run(shutdown).await
+    });
+    Ok(tasks.finish(settings.shutdown_timeout).await?)
+}
+
+/// Ready is who leads and gets acknowledgements, and who could take over at once.
+fn role(status: &watch::Receiver<Status>) -> Result<serde_json::Value, String> {
+    match &*status.borrow() {
+        Status::Leading => Ok("leading".into()),
+        Status::Standby => Ok("standby".into()),
+        Status::Stalled => Err("leading, but the broker acknowledges nothing".to_owned()),
+        Status::Disconnected(why) => Err(format!("no database session: {why}")),
+    }
+}

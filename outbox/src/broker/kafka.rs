@@ -1,0 +1,209 @@
+//! Apache Kafka, and anything that speaks its protocol, through librdkafka.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use rdkafka::{
+    ClientConfig, ClientContext,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Error,
+    broker::{
+        kafka_consumer, kafka_producer,
+        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+    },
+};
+
+/// How long the broker has to answer a request of ours.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a probe waits.
+const PING_TIMEOUT: Duration = Duration::from_millis(900);
+/// How long a topic just created may take to get its leaders.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A Kafka cluster, by its bootstrap servers.
+#[derive(Clone)]
+pub struct Kafka {
+    bootstrap: String,
+    admin: Arc<AdminClient<Quiet>>,
+}
+
+impl Kafka {
+    /// A cluster reached through `bootstrap`: `host:port[,host:port…]`. Does not connect yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broker`] when librdkafka does not accept the address.
+    pub fn new(bootstrap: impl Into<String>) -> Result<Self, Error> {
+        let bootstrap = bootstrap.into();
+        let admin = AdminClient::from_config_and_context(&config(&bootstrap), Quiet)
+            .map_err(|error| Error::Broker(error.to_string()))?;
+        Ok(Self {
+            bootstrap,
+            admin: Arc::new(admin),
+        })
+    }
+
+    /// The bootstrap servers.
+    #[must_use]
+    pub fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// Waits until every partition of `topic` has a leader, so that the first record sent to it
+    /// does not fail.
+    async fn leaders_of(&self, topic: &Topic) -> Result<(), Error> {
+        let deadline = Instant::now() + LEADERS_TIMEOUT;
+        loop {
+            let (admin, name) = (Arc::clone(&self.admin), topic.name.clone());
+            let ready = blocking(move || {
+                let metadata = admin
+                    .inner()
+                    .fetch_metadata(Some(&name), REQUEST_TIMEOUT)
+                    .map_err(|error| Error::Broker(error.to_string()))?;
+                Ok(metadata.topics().iter().any(|topic| {
+                    topic.error().is_none()
+                        && !topic.partitions().is_empty()
+                        && topic.partitions().iter().all(|p| p.leader() >= 0)
+                }))
+            })
+            .await?;
+            if ready {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let name = &topic.name;
+                return Err(Error::Broker(format!("topic {name} has no leader")));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Broker for Kafka {
+    fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            // -1 leaves the replication factor to the broker's own default.
+            let wanted: Vec<_> = topics
+                .iter()
+                .map(|topic| {
+                    let partitions = i32::from(topic.partitions);
+                    NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1))
+                })
+                .collect();
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let results = self
+                .admin
+                .create_topics(&wanted, &options)
+                .await
+                .map_err(|error| {
+                    Error::Broker(format!("{} does not answer: {error}", self.bootstrap))
+                })?;
+            for result in results {
+                match result {
+                    Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                    Err((name, code)) => {
+                        return Err(Error::Broker(format!("cannot create topic {name}: {code}")));
+                    }
+                }
+            }
+            for topic in topics {
+                self.leaders_of(topic).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
+        let admin = Arc::clone(&self.admin);
+        Box::pin(blocking(move || {
+            admin
+                .inner()
+                .fetch_metadata(None, PING_TIMEOUT)
+                .map(drop)
+                .map_err(|error| Error::Broker(error.to_string()))
+        }))
+    }
+
+    fn producer(
+        &self,
+        tuning: &Tuning,
+        deliveries: Deliveries,
+    ) -> Result<Box<dyn Producer>, Error> {
+        kafka_producer::open(config(&self.bootstrap), tuning, deliveries)
+    }
+
+    fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
+        kafka_consumer::open(config(&self.bootstrap), group, topics)
+    }
+}
+
+/// What every client of ours has in common.
+fn config(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("client.id", "recompense")
+        // A broker that comes back is used again within a second, not after the default's ten.
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("allow.auto.create.topics", "false");
+    config
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Broker(error.to_string())))
+}
+
+/// Sends librdkafka's own words to the log, at levels that fit a client that heals by itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        report(&error, reason);
+    }
+}
+
+/// See [`Quiet`].
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::warn!(facility, message, "kafka client");
+        }
+        _ => tracing::debug!(facility, message, "kafka client"),
+    }
+}
+
+/// See [`Quiet`].
+pub(super) fn report(error: &KafkaError, reason: &str) {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AllBrokersDown) => away(reason),
+        _ => tracing::debug!(%error, reason, "kafka client"),
+    }
+}
+
+/// Every client says so several times a second, for as long as it lasts. One line in ten seconds.
+fn away(reason: &str) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+        *last = Some(Instant::now());
+        tracing::warn!(reason, "kafka is away");
+    }
+}

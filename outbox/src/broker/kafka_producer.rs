@@ -1,0 +1,139 @@
+//! The producing half of the Kafka client.
+
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{
+        BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
+    },
+};
+
+use crate::{
+    Error,
+    broker::{
+        kafka,
+        seam::{
+            Deliveries, Delivery, Failure, FailureClass, Outgoing, Producer, SendError, Tuning,
+        },
+    },
+};
+
+/// Opens an idempotent producer.
+pub(super) fn open(
+    mut config: ClientConfig,
+    tuning: &Tuning,
+    deliveries: Deliveries,
+) -> Result<Box<dyn Producer>, Error> {
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // With a timeout, librdkafka delivers a younger message of a key before an expired older
+        // one. The relay watches ages itself.
+        .set("message.timeout.ms", "0")
+        // What Java's clients do, so that a key has one partition whoever writes it.
+        .set("partitioner", "murmur2_random")
+        .set("compression.type", "lz4")
+        .set("linger.ms", tuning.linger_ms.to_string())
+        .set("queue.buffering.max.kbytes", tuning.queue_kib.to_string())
+        // The client's limit counts key and headers too; the broker's own is a little higher.
+        .set("message.max.bytes", "1048576")
+        // A topic that appears is noticed within ten seconds, not five minutes.
+        .set("topic.metadata.refresh.interval.ms", "10000")
+        // An unknown topic is said to be unknown after 5 s, not 30.
+        .set("topic.metadata.propagation.max.ms", "5000");
+    ThreadedProducer::from_config_and_context(&config, Reports { deliveries })
+        .map(|producer| Box::new(Kafka { producer }) as Box<dyn Producer>)
+        .map_err(|error| Error::Broker(error.to_string()))
+}
+
+struct Kafka {
+    producer: ThreadedProducer<Reports>,
+}
+
+impl Producer for Kafka {
+    fn send(&self, token: usize, record: Outgoing<'_>) -> Result<(), SendError> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(*value),
+            });
+        }
+        let mut outgoing = BaseRecord::with_opaque_to(record.topic, token)
+            .key(record.key)
+            .headers(headers);
+        if let Some(payload) = record.payload {
+            outgoing = outgoing.payload(payload);
+        }
+        self.producer
+            .send(outgoing)
+            .map_err(|(error, _)| match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::QueueFull) => SendError::Full,
+                _ => SendError::Failed(failure(&error)),
+            })
+    }
+
+    fn abandon(self: Box<Self>) {
+        self.producer
+            .purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+/// Carries librdkafka's delivery reports to the relay.
+struct Reports {
+    deliveries: Deliveries,
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        kafka::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::report(&error, reason);
+    }
+}
+
+impl ProducerContext for Reports {
+    /// An integer costs nothing; a pointer would be an allocation for each message.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(failure(error)),
+        };
+        // Nobody listens any more when the relay has given this producer up.
+        let _ = self.deliveries.send(Delivery { token, result });
+    }
+}
+
+/// Sorts the broker's refusals by whose fault they are.
+fn failure(error: &KafkaError) -> Failure {
+    use RDKafkaErrorCode as Code;
+    let class = match error.rdkafka_error_code() {
+        Some(
+            Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidMessage
+            | Code::InvalidRecord
+            | Code::InvalidTimestamp
+            | Code::PolicyViolation,
+        ) => FailureClass::Record,
+        Some(
+            Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+            | Code::InvalidTopic
+            | Code::TopicAuthorizationFailed,
+        ) => FailureClass::Topic,
+        _ => FailureClass::Outage,
+    };
+    Failure {
+        class,
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,121 @@
+//! What can go wrong in the pipe.
+
+use std::error::Error as StdError;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database refused or was away. Met by everything that has a transaction or a pool.
+    #[error("database: {}", without_values(.0))]
+    Database(#[from] sqlx::Error),
+    /// The broker refused or was away. Met at start and by probes; the relay and the consumer
+    /// retry by themselves.
+    #[error("broker: {0}")]
+    Broker(String),
+    /// A payload could not be encoded. Met before anything is written.
+    #[error("cannot encode a payload of kind {kind}: {source}")]
+    Encode {
+        /// The payload's kind.
+        kind: String,
+        /// What serde said.
+        source: serde_json::Error,
+    },
+    /// A received message is not what its reader expects. Met by a handler; never heals.
+    #[error("cannot decode a message of kind {kind}: {reason}")]
+    Decode {
+        /// The kind on the wire.
+        kind: String,
+        /// What is wrong, without the content.
+        reason: String,
+    },
+    /// A message breaks a limit; the transaction that wanted to enqueue it must not commit.
+    #[error("message refused: {0}")]
+    Refused(String),
+    /// A handler's own failure that may heal: an outside call, a busy resource. Uses up budget.
+    #[error("{0}")]
+    Transient(#[source] Box<dyn StdError + Send + Sync>),
+    /// A handler's own failure that never heals. The message is parked at once.
+    #[error("{0}")]
+    Permanent(#[source] Box<dyn StdError + Send + Sync>),
+    /// Another relay holds the lease. Whatever this one was doing must not be written.
+    #[error("another relay has taken over the lease")]
+    Fenced,
+    /// The cursor does not belong to this database cluster: it was restored, cloned or rewound.
+    #[error("{0}")]
+    ForeignCursor(String),
+    /// A migration failed. Met at start.
+    #[error("migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+impl Error {
+    /// A handler's failure that may heal.
+    pub fn transient(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Transient(cause.into())
+    }
+
+    /// A handler's failure that never heals.
+    pub fn permanent(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Permanent(cause.into())
+    }
+
+    /// Whether trying the same thing again can succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) => is_database_outage(error) || may_heal(error),
+            Self::Broker(_) | Self::Transient(_) | Self::Fenced => true,
+            Self::Encode { .. }
+            | Self::Decode { .. }
+            | Self::Refused(_)
+            | Self::Permanent(_)
+            | Self::ForeignCursor(_)
+            | Self::Migrate(_) => false,
+        }
+    }
+
+    /// Whether the database itself failed (connection, shutdown, serialization, deadlock), so
+    /// that nobody is to blame: such a failure uses up no message's budget.
+    #[must_use]
+    pub fn is_database_outage(&self) -> bool {
+        matches!(self, Self::Database(error) if is_database_outage(error))
+    }
+}
+
+/// By SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>): classes 08
+/// connection, 28 and 3D access and database refused, 40 rollback (serialization, deadlock), 53
+/// resources, 58 system; of 25 a server that takes no writes, and of 57 what an operator did, not a
+/// statement's own timeout.
+fn is_database_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "25006", "28", "3D", "40", "53", "57P", "58"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        _ => false,
+    }
+}
+
+/// A lock not available, a statement's own timeout: may heal, and may as well be the statement's
+/// own fault, so it uses up budget.
+fn may_heal(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["55P03", "57014"].contains(&&*code))
+}
+
+/// PostgreSQL quotes the offending value in data exceptions (class 22), and values are payload.
+fn without_values(error: &sqlx::Error) -> String {
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code {
+        Some(code) if code.starts_with("22") => format!("bad data (SQLSTATE {code})"),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,161 @@
+//! The door for bytes: a record becomes a [`Received`], or it is said why not. Pure.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::{
+    broker::Record,
+    message::{Headers, Received},
+};
+
+/// A record that is not one of our messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    /// Names the record: the same every time it is read.
+    pub(crate) id: Uuid,
+    pub(crate) reason: String,
+}
+
+/// Reads the attributes of CloudEvents' binary mode.
+pub(crate) fn parse(record: &Record) -> Result<Received, Unreadable> {
+    let mut headers = Headers::new();
+    for (name, value) in &record.headers {
+        let Some(value) = value else { continue };
+        let Ok(value) = std::str::from_utf8(value) else {
+            return Err(unreadable(record, format!("header {name} is not UTF-8")));
+        };
+        headers.insert(name.clone(), value.to_owned());
+    }
+    let mut take = |name: &str| {
+        headers
+            .remove(name)
+            .ok_or_else(|| unreadable(record, format!("header {name} is missing")))
+    };
+    let version = take("ce_specversion")?;
+    let id = take("ce_id")?;
+    let kind = take("ce_type")?;
+    let source = take("ce_source")?;
+    if version != "1.0" {
+        return Err(unreadable(
+            record,
+            "header ce_specversion is not 1.0".to_owned(),
+        ));
+    }
+    let id = Uuid::parse_str(&id)
+        .map_err(|_| unreadable(record, "header ce_id is not a UUID".to_owned()))?;
+    let time = headers
+        .remove("ce_time")
+        .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
+        .map(|time| time.with_timezone(&Utc));
+    headers.remove("ce_subject");
+    let key = match &record.key {
+        None => String::new(),
+        Some(key) => String::from_utf8(key.clone())
+            .map_err(|_| unreadable(record, "the key is not UTF-8".to_owned()))?,
+    };
+    // PostgreSQL's text cannot hold NUL: a handler that stores it would fail for ever.
+    let texts = [&key, &kind, &source].into_iter().chain(headers.values());
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err(unreadable(
+            record,
+            "a key or header contains a NUL character".to_owned(),
+        ));
+    }
+    Ok(Received {
+        id,
+        topic: record.topic.clone(),
+        partition: record.partition,
+        offset: record.offset,
+        key,
+        kind,
+        source,
+        time,
+        payload: record.payload.clone(),
+        headers,
+    })
+}
+
+fn unreadable(record: &Record, reason: String) -> Unreadable {
+    // The time tells a record from its successor at the same place in a topic made anew.
+    let place = format!(
+        "{}/{}/{}/{}",
+        record.topic, record.partition, record.offset, record.timestamp_ms
+    );
+    Unreadable {
+        id: Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes()),
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(headers: &[(&str, &[u8])]) -> Record {
+        Record {
+            topic: "t".into(),
+            partition: 0,
+            offset: 7,
+            timestamp_ms: 1,
+            key: Some(b"k".to_vec()),
+            payload: Some(b"{}".to_vec()),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Some(value.to_vec())))
+                .collect(),
+        }
+    }
+
+    const GOOD: [(&str, &[u8]); 6] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"0190163d-8694-739b-aea5-966c26f8ad90"),
+        ("ce_type", b"order.placed.v1"),
+        ("ce_source", b"/orders"),
+        ("ce_time", b"2026-01-02T03:04:05.678901Z"),
+        ("traceparent", b"00-1-2-01"),
+    ];
+
+    #[test]
+    fn a_record_of_ours_is_read() {
+        let received = parse(&record(&GOOD)).unwrap();
+        assert_eq!(received.kind, "order.placed.v1");
+        assert_eq!(received.key, "k");
+        assert_eq!(received.header("traceparent"), Some("00-1-2-01"));
+        assert_eq!(received.header("ce_id"), None);
+        assert_eq!(received.time.unwrap().timestamp_subsec_micros(), 678_901);
+    }
+
+    #[test]
+    fn each_missing_attribute_is_named() {
+        for (missing, _) in &GOOD[..4] {
+            let rest: Vec<_> = GOOD.iter().filter(|(n, _)| n != missing).copied().collect();
+            let error = parse(&record(&rest)).unwrap_err();
+            assert!(error.reason.contains(missing), "{}", error.reason);
+        }
+    }
+
+    #[test]
+    fn what_postgres_or_utf8_cannot_hold_is_unreadable() {
+        let with = |name, value: &'static [u8]| {
+            let mut headers: Vec<_> = GOOD.iter().filter(|(n, _)| *n != name).copied().collect();
+            headers.push((name, value));
+            parse(&record(&headers))
+        };
+        assert!(with("x", b"\xff\xfe").is_err());
+        assert!(with("x", b"a\0b").is_err());
+        assert!(with("ce_id", b"not-a-uuid").is_err());
+        assert!(with("ce_specversion", b"0.3").is_err());
+        let mut keyed = record(&GOOD);
+        keyed.key = Some(vec![0xff]);
+        assert!(parse(&keyed).is_err());
+    }
+
+    #[test]
+    fn an_unreadable_record_has_the_same_id_each_time_and_its_neighbour_another() {
+        let first = parse(&record(&[])).unwrap_err();
+        assert_eq!(first, parse(&record(&[])).unwrap_err());
+        let mut neighbour = record(&[]);
+        neighbour.offset += 1;
+        assert_ne!(first.id, parse(&neighbour).unwrap_err().id);
+    }
+}

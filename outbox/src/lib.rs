@@ -1,0 +1,51 @@
+//! The pipe: a transactional outbox and inbox on PostgreSQL and Kafka.
+//!
+//! A service changes its rows and [`enqueue`]s a message in one transaction. The [`outgoing`]
+//! relay carries committed messages to the [`broker`], at least once and in order; the
+//! [`incoming`] consumer applies each once.
+//!
+//! ```no_run
+//! # async fn place(pool: sqlx::PgPool) -> Result<(), outbox::Error> {
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct OrderPlaced { total: i64 }
+//!
+//! impl outbox::Payload for OrderPlaced {
+//!     const KIND: &'static str = "order.placed.v1";
+//! }
+//!
+//! let mut tx = pool.begin().await?;
+//! sqlx::query("insert into orders values ($1)").bind(1250_i64).execute(&mut *tx).await?;
+//! let message = outbox::Message::new("orders.events", "order-1", &OrderPlaced { total: 1250 })?;
+//! outbox::enqueue(&mut tx, &message).await?;
+//! tx.commit().await?; // now, and only now, the message will leave
+//! # Ok(()) }
+//! ```
+
+mod error;
+mod message;
+pub mod outgoing;
+
+pub mod broker;
+pub mod incoming;
+mod telemetry;
+
+#[cfg(feature = "service")]
+pub mod service;
+
+pub use error::Error;
+pub use incoming::{Consumer, Handler};
+pub use message::{Headers, Message, Payload, Received};
+pub use outgoing::{Relay, enqueue, enqueue_all, lock_key};
+
+/// The migrations of the schema `outbox`.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// Brings the schema `outbox` up to date in the database of `pool`. Several processes may do so at
+/// once: one does, the others wait.
+///
+/// # Errors
+///
+/// [`Error::Migrate`] when the database is away or has another history than these migrations.
+pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), Error> {
+    Ok(MIGRATOR.run(pool).await?)
+}

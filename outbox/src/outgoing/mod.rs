@@ -1,0 +1,25 @@
+//! Outgoing: from a row of the caller's transaction to the broker's acknowledgement.
+//!
+//! ```text
+//! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
+//! ```
+
+mod cursor;
+mod enqueue;
+mod held;
+mod leader;
+mod lease;
+mod reader;
+mod relay;
+mod ring;
+mod snapshot;
+mod table;
+mod wire;
+
+pub use enqueue::{
+    MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_PAYLOAD, MAX_TOPIC, enqueue, enqueue_all,
+    lock_key,
+};
+pub use lease::{Holder, lease};
+pub use relay::{Config, Relay, Status};
+pub use table::empty_partition_ahead;

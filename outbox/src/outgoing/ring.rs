@@ -1,0 +1,236 @@
+//! What is on its way to the broker, in the order it was sent.
+//!
+//! Acknowledgements come in any order; the cursor may only move over an unbroken run of them.
+//! Pure: tokens in, cursors out.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use chrono::{DateTime, Utc};
+
+use crate::outgoing::cursor::{Cursor, Cut};
+
+/// The bounds of one tick, shared by its slots.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tick {
+    pub(crate) settled: Cut,
+    pub(crate) target: Cut,
+}
+
+#[derive(Debug)]
+struct Slot {
+    tick: Arc<Tick>,
+    /// `None` marks the end of the tick.
+    seq: Option<i64>,
+    bytes: usize,
+    created_at: DateTime<Utc>,
+    acknowledged: bool,
+}
+
+/// The outstanding messages. A token is the position of a message in the order of sending.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    slots: VecDeque<Slot>,
+    /// The token of the front slot.
+    front: usize,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Ring {
+    /// Notes a message about to be sent and returns its token.
+    pub(crate) fn push(
+        &mut self,
+        tick: &Arc<Tick>,
+        seq: i64,
+        bytes: usize,
+        created_at: DateTime<Utc>,
+    ) -> usize {
+        let token = self.front + self.slots.len();
+        self.slots.push_back(Slot {
+            tick: Arc::clone(tick),
+            seq: Some(seq),
+            bytes,
+            created_at,
+            acknowledged: false,
+        });
+        self.messages += 1;
+        self.bytes += bytes;
+        token
+    }
+
+    /// Notes that everything of `tick` has been pushed.
+    pub(crate) fn end(&mut self, tick: &Arc<Tick>) {
+        // An empty tick after an ended one: only the later end counts. Otherwise a single message
+        // stuck in an outage would let ends pile up behind it.
+        if let Some(slot) = self.slots.back_mut()
+            && slot.seq.is_none()
+        {
+            slot.tick = Arc::clone(tick);
+            return;
+        }
+        self.slots.push_back(Slot {
+            tick: Arc::clone(tick),
+            seq: None,
+            bytes: 0,
+            created_at: DateTime::UNIX_EPOCH,
+            acknowledged: true,
+        });
+    }
+
+    /// Marks a message as acknowledged. A token of a former producer's life is ignored.
+    pub(crate) fn acknowledge(&mut self, token: usize) {
+        let index = token.checked_sub(self.front);
+        if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
+            slot.acknowledged = true;
+        }
+    }
+
+    /// The number a token stands for, while it is outstanding.
+    pub(crate) fn seq_of(&self, token: usize) -> Option<i64> {
+        let index = token.checked_sub(self.front)?;
+        self.slots.get(index)?.seq
+    }
+
+    /// Moves over the unbroken run of acknowledged slots at the front; where it ends is the new
+    /// cursor. `None` when nothing moved. `published` is told when each message was enqueued.
+    pub(crate) fn advance(&mut self, mut published: impl FnMut(DateTime<Utc>)) -> Option<Cursor> {
+        let mut last = None;
+        while self.slots.front().is_some_and(|slot| slot.acknowledged) {
+            let slot = self.slots.pop_front()?;
+            self.front += 1;
+            if slot.seq.is_some() {
+                self.messages -= 1;
+                published(slot.created_at);
+            }
+            self.bytes -= slot.bytes;
+            last = Some(slot);
+        }
+        last.map(|slot| match slot.seq {
+            Some(last_seq) => Cursor {
+                settled: slot.tick.settled.clone(),
+                target: slot.tick.target.clone(),
+                last_seq,
+            },
+            None => Cursor::at(slot.tick.target.clone()),
+        })
+    }
+
+    /// Undoes the last push: the message was not sent after all.
+    pub(crate) fn take_back(&mut self) {
+        if let Some(slot) = self.slots.pop_back() {
+            self.messages -= usize::from(slot.seq.is_some());
+            self.bytes -= slot.bytes;
+        }
+    }
+
+    /// Whether the cursor has moved over a token.
+    pub(crate) fn is_past(&self, token: usize) -> bool {
+        token < self.front
+    }
+
+    /// Forgets everything outstanding: it will be read and sent again.
+    pub(crate) fn clear(&mut self) {
+        // Tokens go on, so that a late acknowledgement of the past meets no slot of the future.
+        *self = Self {
+            front: self.front + self.slots.len(),
+            ..Self::default()
+        };
+    }
+
+    /// Messages not yet moved over.
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// Their bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(snapshot: &str) -> Cut {
+        let snapshot = snapshot.parse().unwrap();
+        Cut { snapshot, floor: 0 }
+    }
+
+    fn tick(settled: &str, target: &str) -> Arc<Tick> {
+        Arc::new(Tick {
+            settled: cut(settled),
+            target: cut(target),
+        })
+    }
+
+    fn place(cursor: &Cursor) -> (String, String, i64) {
+        let (settled, target) = (
+            cursor.settled.snapshot.to_string(),
+            cursor.target.snapshot.to_string(),
+        );
+        (settled, target, cursor.last_seq)
+    }
+
+    #[test]
+    fn the_cursor_moves_only_over_an_unbroken_run() {
+        let first = tick("1:1:", "9:9:");
+        let mut ring = Ring::default();
+        let tokens: Vec<_> = (10..14)
+            .map(|seq| ring.push(&first, seq, 100, Utc::now()))
+            .collect();
+        ring.acknowledge(tokens[1]);
+        ring.acknowledge(tokens[2]);
+        assert_eq!(ring.advance(drop), None);
+
+        ring.acknowledge(tokens[0]);
+        let cursor = ring.advance(drop).unwrap();
+        assert_eq!(place(&cursor), ("1:1:".into(), "9:9:".into(), 12));
+        assert_eq!((ring.messages(), ring.bytes()), (1, 100));
+    }
+
+    #[test]
+    fn an_ended_tick_settles_its_target_even_with_the_next_one_under_way() {
+        let (first, second) = (tick("1:1:", "9:9:"), tick("9:9:", "20:20:"));
+        let mut ring = Ring::default();
+        let a = ring.push(&first, 10, 1, Utc::now());
+        ring.end(&first);
+        let b = ring.push(&second, 4, 1, Utc::now());
+        ring.acknowledge(a);
+        assert_eq!(ring.advance(drop).unwrap(), Cursor::at(cut("9:9:")));
+        ring.acknowledge(b);
+        let cursor = ring.advance(drop).unwrap();
+        assert_eq!(place(&cursor), ("9:9:".into(), "20:20:".into(), 4));
+        assert_eq!(ring.messages(), 0);
+    }
+
+    #[test]
+    fn ends_of_empty_ticks_do_not_pile_up_behind_a_stuck_message() {
+        let mut ring = Ring::default();
+        let stuck = ring.push(&tick("1:1:", "2:2:"), 10, 1, Utc::now());
+        ring.end(&tick("1:1:", "2:2:"));
+        for n in 2..100 {
+            ring.end(&tick(
+                &format!("{n}:{n}:"),
+                &format!("{}:{}:", n + 1, n + 1),
+            ));
+        }
+        assert_eq!(ring.slots.len(), 2);
+        ring.acknowledge(stuck);
+        assert_eq!(ring.advance(drop).unwrap(), Cursor::at(cut("100:100:")));
+    }
+
+    #[test]
+    fn an_acknowledgement_from_before_a_clear_is_ignored() {
+        let only = tick("1:1:", "9:9:");
+        let mut ring = Ring::default();
+        let old = ring.push(&only, 10, 1, Utc::now());
+        ring.clear();
+        let new = ring.push(&only, 10, 1, Utc::now());
+        assert_ne!(old, new);
+        ring.acknowledge(old);
+        assert_eq!(ring.advance(drop), None);
+        assert_eq!(ring.seq_of(old), None);
+        assert_eq!(ring.seq_of(new), Some(10));
+    }
+}

@@ -1,0 +1,164 @@
+//! One relay leads; whatever happens to it, another goes on from the same cursor.
+
+use std::time::{Duration, Instant};
+
+use outbox::outgoing::{Config, Status, lease};
+
+use crate::world::{SOON, World};
+
+fn quick() -> Config {
+    Config {
+        lease: Duration::from_millis(800),
+        page: 200,
+        ..Config::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_from_a_crashed_leader_and_nothing_is_lost() {
+    let world = World::kafka("takeover").await;
+    let mut first = world.relay(quick());
+    first.leading().await;
+    let mut second = world.relay(quick());
+    let mut oracle = world.oracle();
+    let mut sent = 0;
+    for _ in 0..20 {
+        let messages: Vec<_> = (0..50).map(|i| world.message("k", sent + i)).collect();
+        sent += 50;
+        world.send(&messages).await;
+    }
+    oracle.wait_for(100).await;
+    assert_eq!(*second.status.borrow(), Status::Standby);
+    first.crash().await;
+    let crashed = Instant::now();
+    for _ in 0..20 {
+        let messages: Vec<_> = (0..50).map(|i| world.message("k", sent + i)).collect();
+        sent += 50;
+        world.send(&messages).await;
+    }
+    second.leading().await;
+    // Twice the lease: generous for a starved machine, far below never.
+    assert!(crashed.elapsed() < quick().lease * 2 + Duration::from_secs(1));
+    oracle.wait_for(usize::try_from(sent).unwrap()).await;
+    assert_eq!(
+        oracle.numbers(),
+        (0..sent).collect::<Vec<_>>(),
+        "first occurrences in order"
+    );
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_leader_hands_over_at_once() {
+    let world = World::embedded("handover").await;
+    // A lease so long that only a hand-over can be this quick.
+    let long = Config {
+        lease: Duration::from_secs(60),
+        ..Config::default()
+    };
+    let mut first = world.relay(long.clone());
+    first.leading().await;
+    let mut second = world.relay(Config {
+        lease: Duration::from_secs(2),
+        ..long
+    });
+    world.send(&[world.message("k", 1)]).await;
+    let mut oracle = world.oracle();
+    oracle.wait_for(1).await;
+    first.stop().await;
+    second.leading().await;
+    world.send(&[world.message("k", 2)]).await;
+    oracle.wait_for(2).await;
+    assert_eq!(oracle.duplicates, 0);
+    second.stop().await;
+    assert_eq!(lease(&world.pool).await.unwrap(), None, "given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_leader_writes_nothing_more_and_stands_by() {
+    let world = World::embedded("fenced").await;
+    let mut relay = world.relay(quick());
+    relay.leading().await;
+    // Another took the lease and keeps it, with the cursor where it is.
+    let before: String = sqlx::query_scalar(
+        "update outbox.relay set epoch = epoch + 1, owner = 'another',
+                lease_until = clock_timestamp() + interval '1 hour'
+         returning settled::text || target::text || last_seq",
+    )
+    .fetch_one(&world.pool)
+    .await
+    .unwrap();
+    let standby = relay.status.wait_for(|status| *status == Status::Standby);
+    tokio::time::timeout(SOON, standby)
+        .await
+        .expect("stands by")
+        .unwrap();
+    world.send(&[world.message("k", 1)]).await;
+    let after: (String, String) =
+        sqlx::query_as("select settled::text || target::text || last_seq, owner from outbox.relay")
+            .fetch_one(&world.pool)
+            .await
+            .unwrap();
+    assert_eq!(after, (before, "another".to_owned()));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_session_is_killed_again_and_again_loses_nothing() {
+    let world = World::embedded("sessions").await;
+    let relay = world.relay(quick());
+    let mut oracle = world.oracle();
+    let mut killed = 0;
+    for n in 0..200 {
+        world.send(&[world.message("k", n)]).await;
+        if n % 40 == 20 {
+            killed += world
+                .count(
+                    "select count(*) from (
+                         select pg_terminate_backend(pid) from pg_stat_activity
+                         where datname = current_database() and application_name = 'outbox relay'
+                     ) as killed",
+                )
+                .await;
+        }
+    }
+    assert!(killed > 0, "the fault fired");
+    oracle.wait_for(200).await;
+    assert_eq!(oracle.numbers(), (0..200).collect::<Vec<_>>());
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_another_cluster_is_refused_with_advice() {
+    let world = World::embedded("foreign").await;
+    sqlx::query("update outbox.relay set system_identifier = 1")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let relay = world.relay(quick());
+    let error = tokio::time::timeout(SOON, relay.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("another database cluster"),
+        "{error}"
+    );
+
+    let world = World::embedded("rewound").await;
+    sqlx::query("update outbox.relay set settled = '1:1:', target = '999999999:999999999:'")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let relay = world.relay(quick());
+    let error = tokio::time::timeout(SOON, relay.task)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("ahead of this cluster"),
+        "{error}"
+    );
+}

@@ -1,0 +1,211 @@
+//! A database of its own, a broker, and an oracle that reads what arrived.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outbox::{
+    Message, Payload, Relay,
+    broker::{Broker, Embedded, Kafka, Record, Subscription, Topic},
+    outgoing,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use testbed::Database;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Long enough for a starved machine; a condition that holds ends the wait at once.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Counted {
+    pub(crate) n: i64,
+}
+
+impl Payload for Counted {
+    const KIND: &'static str = "test.counted.v1";
+}
+
+pub(crate) struct World {
+    pub(crate) database: Database,
+    pub(crate) pool: PgPool,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) topic: String,
+}
+
+impl World {
+    /// With the broker inside the process, where durability is not the subject.
+    pub(crate) async fn embedded(name: &str) -> Self {
+        Self::with(name, Arc::new(Embedded::start().unwrap())).await
+    }
+
+    pub(crate) async fn kafka(name: &str) -> Self {
+        let kafka = Kafka::new(testbed::kafka().await.bootstrap()).unwrap();
+        Self::with(name, Arc::new(kafka)).await
+    }
+
+    pub(crate) async fn with(name: &str, broker: Arc<dyn Broker>) -> Self {
+        let database = Database::fresh(name).await;
+        let pool = database.pool(40).await.unwrap();
+        outbox::migrate(&pool).await.unwrap();
+        sqlx::raw_sql("create table effect (n bigint not null); create table keyed (key text primary key, n bigint)")
+            .execute(&pool)
+            .await
+            .unwrap();
+        let topic = format!("{name}.{}", Uuid::now_v7().simple());
+        let topics = [Topic::new(topic.clone(), 4)];
+        broker.ensure_topics(&topics).await.unwrap();
+        Self {
+            database,
+            pool,
+            broker,
+            topic,
+        }
+    }
+
+    pub(crate) fn message(&self, key: &str, n: i64) -> Message {
+        Message::new(self.topic.clone(), key, &Counted { n }).unwrap()
+    }
+
+    /// Enqueues in a transaction of its own.
+    pub(crate) async fn send(&self, messages: &[Message]) {
+        let mut tx = self.pool.begin().await.unwrap();
+        outbox::enqueue_all(&mut tx, messages).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    pub(crate) fn relay(&self, config: outgoing::Config) -> Running {
+        Running::start(Relay::new(
+            self.database.options().unwrap(),
+            Arc::clone(&self.broker),
+            config,
+        ))
+    }
+
+    pub(crate) fn oracle(&self) -> Oracle {
+        Oracle::new(&*self.broker, &self.topic)
+    }
+
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
+    }
+}
+
+/// A relay in a task.
+pub(crate) struct Running {
+    pub(crate) status: tokio::sync::watch::Receiver<outgoing::Status>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), outbox::Error>>,
+}
+
+impl Running {
+    fn start(relay: Relay) -> Self {
+        let shutdown = CancellationToken::new();
+        let status = relay.status();
+        let token = shutdown.clone();
+        let task = tokio::spawn(async move { relay.run(token).await });
+        Self {
+            status,
+            shutdown,
+            task,
+        }
+    }
+
+    pub(crate) async fn leading(&mut self) {
+        let leading = self
+            .status
+            .wait_for(|status| *status == outgoing::Status::Leading);
+        let waited = tokio::time::timeout(SOON, leading).await;
+        waited.expect("the relay leads in time").unwrap();
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+
+    /// As if the process had been killed: nothing is flushed, nothing handed over.
+    pub(crate) async fn crash(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// Reads a topic from its beginning, outside of everything under test but the wire.
+pub(crate) struct Oracle {
+    subscription: Arc<Box<dyn Subscription>>,
+    /// First occurrences in the order they arrived.
+    pub(crate) seen: Vec<Record>,
+    pub(crate) duplicates: usize,
+    ids: HashSet<String>,
+}
+
+impl Oracle {
+    pub(crate) fn new(broker: &dyn Broker, topic: &str) -> Self {
+        let group = format!("oracle-{}", Uuid::now_v7().simple());
+        let subscription = broker.subscribe(&group, &[topic.to_owned()]).unwrap();
+        Self {
+            subscription: Arc::new(subscription),
+            seen: Vec::new(),
+            duplicates: 0,
+            ids: HashSet::new(),
+        }
+    }
+
+    /// Reads until `wanted` different messages have arrived, or fails after `SOON`.
+    pub(crate) async fn wait_for(&mut self, wanted: usize) {
+        let deadline = Instant::now() + SOON;
+        while self.seen.len() < wanted {
+            assert!(
+                Instant::now() < deadline,
+                "only {} of {wanted} messages arrived",
+                self.seen.len()
+            );
+            self.poll().await;
+        }
+    }
+
+    pub(crate) async fn poll(&mut self) {
+        let subscription = Arc::clone(&self.subscription);
+        let poll = move || {
+            let mut records = Vec::new();
+            let mut patience = Duration::from_millis(50);
+            while let Some(record) = subscription.poll(patience).unwrap() {
+                records.push(record);
+                patience = Duration::ZERO;
+            }
+            records
+        };
+        for record in tokio::task::spawn_blocking(poll).await.unwrap() {
+            if self.ids.insert(header(&record, "ce_id")) {
+                self.seen.push(record);
+            } else {
+                self.duplicates += 1;
+            }
+        }
+    }
+
+    pub(crate) fn numbers(&self) -> Vec<i64> {
+        self.seen.iter().map(number).collect()
+    }
+
+    /// Of one key, in the order of arrival.
+    pub(crate) fn of_key(&self, key: &str) -> Vec<i64> {
+        let mine = |record: &&Record| record.key.as_deref() == Some(key.as_bytes());
+        self.seen.iter().filter(mine).map(number).collect()
+    }
+}
+
+pub(crate) fn number(record: &Record) -> i64 {
+    let counted: Counted = serde_json::from_slice(record.payload.as_deref().unwrap()).unwrap();
+    counted.n
+}
+
+pub(crate) fn header(record: &Record, name: &str) -> String {
+    let (_, value) = record.headers.iter().find(|(n, _)| n == name).unwrap();
+    String::from_utf8(value.clone().unwrap()).unwrap()
+}

@@ -1,0 +1,17 @@
+//! The process around payment-service: settings, telemetry, signals; then the library.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use outbox::broker::Kafka;
+use payment_service::Config;
+
+fn main() -> ExitCode {
+    let config: Config = chassis::config::parse();
+    let settings = config.settings.clone();
+    chassis::run(payment_service::NAME, &settings, async |process| {
+        let broker = Kafka::new(config.settings.kafka_brokers.to_string())?;
+        payment_service::run(config, Arc::new(broker), process).await?;
+        anyhow::Ok(())
+    })
+}

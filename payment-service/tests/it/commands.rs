@@ -1,0 +1,185 @@
+//! What sagas ask.
+
+use crate::room::{Order, Room};
+
+#[tokio::test]
+async fn captured_money_goes_from_the_customer_to_the_merchant() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+
+    assert_eq!(room.answer(&order.authorize()).await.outcome, "succeeded");
+    assert_eq!(room.balance(&order.customer()).await, -2500);
+    assert_eq!(room.balance(&order.held()).await, 2500);
+
+    assert_eq!(room.answer(&order.capture()).await.outcome, "succeeded");
+    assert_eq!(room.balance(&order.customer()).await, -2500);
+    assert_eq!(room.balance(&order.held()).await, 0);
+    assert_eq!(room.balance("merchant").await, 2500);
+}
+
+#[tokio::test]
+async fn released_money_is_back_with_the_customer() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    room.answer(&order.authorize()).await;
+
+    assert_eq!(room.answer(&order.release()).await.outcome, "compensated");
+
+    assert_eq!(room.balance(&order.customer()).await, 0);
+    assert_eq!(room.balance(&order.held()).await, 0);
+    let (_, payments) = room
+        .get(&format!("/v1/payments?order_id={}", order.order_id))
+        .await;
+    assert_eq!(payments["items"][0]["status"], "released");
+}
+
+#[tokio::test]
+async fn a_refused_card_leaves_no_rows_and_a_sentence_for_people() {
+    for (payment_method, code) in [
+        ("pm_card_declined", "card_declined"),
+        ("pm_insufficient_funds", "insufficient_funds"),
+        ("pm_gold", "unknown_payment_method"),
+    ] {
+        let (room, order) = (Room::open().await, Order::paid_with(payment_method));
+        let answer = room.answer(&order.authorize()).await;
+        assert_eq!(answer.outcome, "failed");
+        assert_eq!(answer.payload["code"], code);
+        assert!(
+            answer.payload["message"]
+                .as_str()
+                .is_some_and(|m| m.ends_with('.'))
+        );
+        assert_eq!(room.count("payments.payment").await, 0);
+        assert_eq!(room.count("payments.entry").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_comes_twice_holds_the_money_once() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    let first = room.answer(&order.authorize()).await;
+    let second = room.answer(&order.authorize()).await;
+    assert_eq!(first, second);
+    assert_eq!(room.balance(&order.held()).await, 2500);
+    assert_eq!(room.count("payments.entry").await, 2);
+}
+
+#[tokio::test]
+async fn another_saga_of_the_same_order_is_refused() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    room.answer(&order.authorize()).await;
+    let saga_id = uuid::Uuid::now_v7();
+    let answer = room
+        .answer(
+            &Order {
+                saga_id,
+                ..order.clone()
+            }
+            .authorize(),
+        )
+        .await;
+    assert_eq!(answer.payload["code"], "paid_before");
+    assert_eq!(room.balance(&order.held()).await, 2500);
+}
+
+#[tokio::test]
+async fn a_flaky_card_works_at_the_third_try_and_the_first_two_leave_nothing() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_flaky"));
+    for _attempt in 0..2 {
+        let error = room
+            .deliver(&order.authorize())
+            .await
+            .expect_err("an error");
+        assert!(
+            error.is_transient() && !error.is_database_outage(),
+            "{error}"
+        );
+        assert_eq!(room.count("saga.barrier").await, 0);
+    }
+    assert_eq!(room.answer(&order.authorize()).await.outcome, "succeeded");
+    assert_eq!(room.balance(&order.held()).await, 2500);
+}
+
+#[tokio::test]
+async fn a_silent_gateway_leaves_nothing_and_its_compensation_finds_nothing() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_timeout"));
+    for _attempt in 0..2 {
+        assert_eq!(
+            room.deliver(&order.authorize()).await.expect("no error"),
+            None
+        );
+    }
+    for table in [
+        "saga.barrier",
+        "payments.payment",
+        "payments.entry",
+        "outbox.log",
+    ] {
+        assert_eq!(room.count(table).await, 0, "{table}");
+    }
+    assert_eq!(
+        room.answer(&order.release()).await.outcome,
+        "null_compensated"
+    );
+    assert_eq!(room.answer(&order.authorize()).await.outcome, "tombstoned");
+    assert_eq!(room.count("payments.payment").await, 0);
+}
+
+#[tokio::test]
+async fn released_money_cannot_be_captured() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    room.answer(&order.authorize()).await;
+    room.answer(&order.release()).await;
+    let answer = room.answer(&order.capture()).await;
+    assert_eq!(
+        (answer.outcome.as_str(), &answer.payload["code"]),
+        ("failed", &"released".into())
+    );
+    assert_eq!(room.balance("merchant").await, 0);
+}
+
+#[tokio::test]
+async fn captured_money_is_never_released() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    room.answer(&order.authorize()).await;
+    room.answer(&order.capture()).await;
+    let error = room.deliver(&order.release()).await.expect_err("an error");
+    assert!(!error.is_transient(), "{error}");
+    assert_eq!(room.balance("merchant").await, 2500);
+}
+
+#[tokio::test]
+async fn capturing_money_that_is_not_held_is_refused() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    let answer = room.answer(&order.capture()).await;
+    assert_eq!(answer.payload["code"], "no_payment");
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_read_is_an_error_for_good() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    let mut command = order.authorize();
+    command.payload = Some(br#"{"order_id":"4711"}"#.to_vec());
+    let error = room.deliver(&command).await.expect_err("an error");
+    assert!(!error.is_transient());
+    assert!(!error.to_string().contains("4711"), "no payload in {error}");
+}
+
+#[tokio::test]
+async fn the_database_refuses_a_ledger_transaction_that_does_not_sum_to_zero() {
+    let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
+    room.answer(&order.authorize()).await;
+    for (statement, constraint) in [
+        (
+            "insert into payments.entry (transaction_id, line, payment_id, account, amount, currency)
+             select gen_random_uuid(), 1, id, 'merchant', 1, 'EUR' from payments.payment",
+            "entry_balanced",
+        ),
+        ("update payments.entry set amount = amount * 2", "entry_append_only"),
+        ("delete from payments.entry", "entry_append_only"),
+    ] {
+        let error = sqlx::query(statement).execute(&room.pool).await;
+        let error = error.expect_err("refused");
+        let error = error.as_database_error().expect("by the database");
+        assert_eq!(error.constraint(), Some(constraint));
+    }
+    assert_eq!(room.balance(&order.held()).await, 2500);
+}

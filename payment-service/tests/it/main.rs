@@ -1,0 +1,5 @@
+//! payment-service against a real Postgres: commands through the barrier, questions over HTTP.
+
+mod asking;
+mod commands;
+mod room;

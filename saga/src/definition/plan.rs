@@ -1,0 +1,221 @@
+//! A definition without its types: what `decide` and the coordinator work with.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::Error;
+
+/// Makes a command's payload from the saga's data.
+pub(crate) type Encode = Arc<dyn Fn(&Value) -> Result<Vec<u8>, String> + Send + Sync>;
+/// Folds a reply's payload into the saga's data.
+pub(crate) type Fold = Arc<dyn Fn(&Value, &[u8]) -> Result<Value, Unreadable> + Send + Sync>;
+
+/// Which of the two could not be read, and where.
+pub(crate) enum Unreadable {
+    Data(String),
+    Reply(String),
+}
+
+/// A definition, its types erased.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(crate) name: String,
+    pub(crate) version: i32,
+    pub(crate) hash: String,
+    pub(crate) steps: Vec<PlanStep>,
+}
+
+impl Plan {
+    /// What sagas of this kind are called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The version an instance is pinned to.
+    #[must_use]
+    pub fn version(&self) -> i32 {
+        self.version
+    }
+
+    /// The sha256 of what steers a saga: name, version, and of each step in order its name, class,
+    /// kinds and topic. Timeouts and budgets may change under sagas in flight; these may not.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// The steps, in order.
+    #[must_use]
+    pub fn steps(&self) -> &[PlanStep] {
+        &self.steps
+    }
+
+    /// The step of that name.
+    pub(crate) fn step(&self, name: &str) -> Result<&PlanStep, Error> {
+        let found = self.steps.iter().find(|step| step.name == name);
+        found.ok_or_else(|| Error::Definition {
+            definition: self.name.clone(),
+            reason: format!("it has no step {name}"),
+        })
+    }
+
+    /// The step after that one.
+    pub(crate) fn step_after(&self, name: &str) -> Option<&PlanStep> {
+        let mut steps = self.steps.iter();
+        steps.by_ref().find(|step| step.name == name)?;
+        steps.next()
+    }
+}
+
+/// One step of a [`Plan`].
+#[derive(Clone)]
+pub struct PlanStep {
+    pub(crate) name: String,
+    pub(crate) class: Class,
+    pub(crate) topic: String,
+    pub(crate) kind: &'static str,
+    pub(crate) encode: Encode,
+    pub(crate) reply_kind: &'static str,
+    pub(crate) fold: Fold,
+    pub(crate) timeout: Duration,
+    pub(crate) attempts: i32,
+    pub(crate) backoff: Backoff,
+}
+
+impl PlanStep {
+    /// Its name, by which history, timers and messages refer to it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What a failure of it means.
+    #[must_use]
+    pub fn class(&self) -> &Class {
+        &self.class
+    }
+
+    /// Where its commands go.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+}
+
+impl fmt::Debug for PlanStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PlanStep")
+            .field("name", &self.name)
+            .field("class", &self.class)
+            .field("topic", &self.topic)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a step's failure means.
+#[derive(Debug, Clone)]
+pub enum Class {
+    /// It can be undone, so a failure turns the saga back.
+    Compensatable(Compensation),
+    /// The point of no return: refused, the saga turns back; unknown, nobody may guess.
+    Pivot,
+    /// After the point of no return: tried again, round after round.
+    Retriable {
+        /// How many executions before a person is asked.
+        rounds: i32,
+    },
+}
+
+impl Class {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Compensatable(_) => "compensatable",
+            Self::Pivot => "pivot",
+            Self::Retriable { .. } => "retriable",
+        }
+    }
+}
+
+/// How a step is undone.
+#[derive(Clone)]
+pub struct Compensation {
+    pub(crate) kind: &'static str,
+    pub(crate) encode: Encode,
+    pub(crate) attempts: i32,
+}
+
+impl fmt::Debug for Compensation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compensation")
+            .field("kind", &self.kind)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How long to wait before trying again: doubling from `initial` up to `cap`, of which the upper
+/// half is jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Before the second try.
+    pub initial: Duration,
+    /// Never longer than this.
+    pub cap: Duration,
+}
+
+impl Default for Backoff {
+    /// 200 ms, up to 30 s.
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(200),
+            cap: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Backoff {
+    /// The wait after the `tries`th try of an operation. The jitter is derived from the
+    /// operation's key: a thousand sagas spread out, and the same decision is taken twice.
+    #[must_use]
+    pub fn after(&self, tries: i32, op_key: Uuid) -> Duration {
+        let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(0).min(30);
+        let full = self.initial.saturating_mul(1 << doublings).min(self.cap);
+        let digest = Sha256::new()
+            .chain_update(op_key)
+            .chain_update(tries.to_be_bytes())
+            .finalize();
+        let share = f64::from(digest[0]) / 255.0;
+        full.mul_f64(0.5 + 0.5 * share)
+    }
+}
+
+/// See [`Plan::hash`].
+pub(crate) fn hash(name: &str, version: i32, steps: &[PlanStep]) -> String {
+    let mut hasher = Sha256::new();
+    let mut add = |field: &str| {
+        // Length first, so that two fields cannot trade letters.
+        hasher.update((field.len() as u64).to_be_bytes());
+        hasher.update(field);
+    };
+    add(name);
+    add(&version.to_string());
+    for step in steps {
+        add(&step.name);
+        add(step.class.as_str());
+        add(&step.topic);
+        add(step.kind);
+        add(step.reply_kind);
+        if let Class::Compensatable(compensation) = &step.class {
+            add(compensation.kind);
+        }
+    }
+    let digest = hasher.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

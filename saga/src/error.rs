@@ -1,0 +1,146 @@
+//! What can go wrong with a saga. A refusal, a timeout, a duplicate are none of these: they are
+//! outcomes.
+
+use uuid::Uuid;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database or the outbox refused or was away, or a hook failed. Met by everything that
+    /// has a transaction or a pool.
+    #[error(transparent)]
+    Outbox(#[from] outbox::Error),
+    /// A migration failed. Met at start.
+    #[error("migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A definition contradicts itself. Met when it is built.
+    #[error("definition {definition}: {reason}")]
+    Definition {
+        /// Its name.
+        definition: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another program registered another graph under this name and version. Met at start, or by a
+    /// reply to a saga that began under the other one. Raise the version.
+    #[error(
+        "definition {name} version {version} was changed: it is known with hash {known}, this \
+         program has {ours}; a changed graph needs a new version"
+    )]
+    DefinitionChanged {
+        /// The definition's name.
+        name: String,
+        /// Its version.
+        version: i32,
+        /// The hash in the database.
+        known: String,
+        /// The hash of this program's definition.
+        ours: String,
+    },
+    /// This coordinator has no such definition. Met by `start` with a wrong name, and by a reply
+    /// or a timer of a saga whose version this replica lacks.
+    #[error("this coordinator has no definition {name}{}", .version.map(|v| format!(" version {v}")).unwrap_or_default())]
+    UnknownDefinition {
+        /// The definition's name.
+        name: String,
+        /// The version an instance is pinned to; none when any would do.
+        version: Option<i32>,
+    },
+    /// A saga's data does not fit its definition's type. Met by `start` with data of another type,
+    /// and when the type was changed under sagas in flight.
+    #[error("the data of a saga does not fit {definition}: {reason}")]
+    Data {
+        /// The definition's name.
+        definition: String,
+        /// Where it does not fit, without the content.
+        reason: String,
+    },
+    /// A reply's payload is not what the step awaits. Met by the reply handler; never heals.
+    #[error("step {step} cannot read a reply of kind {kind}: {reason}")]
+    Reply {
+        /// The step that awaits it.
+        step: String,
+        /// The kind on the wire.
+        kind: String,
+        /// What is wrong, without the content.
+        reason: String,
+    },
+    /// A header is missing or is not what it should be. Met at the door by both sides.
+    #[error("header {name}: {reason}")]
+    Header {
+        /// The header.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A reply to a saga that is not in this database. Met by the reply handler.
+    #[error("there is no saga {0}")]
+    UnknownSaga(Uuid),
+    /// `start` was given the id of a saga that exists under another business key.
+    #[error("the saga {0} exists already under another business key")]
+    IdTaken(Uuid),
+    /// Somebody else took this saga's turn. Met only when a lock was lost; trying again heals it.
+    #[error("the saga {0} has moved on meanwhile")]
+    Conflict(Uuid),
+    /// A stored row cannot be read: an event, a state, a status of another program version.
+    #[error("saga {saga_id} cannot be read from the database: {reason}")]
+    Corrupt {
+        /// The saga.
+        saga_id: Uuid,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A command reached a participant that has nothing registered for it. Never heals.
+    #[error("{participant} has no {phase} for commands of kind {kind}")]
+    UnknownCommand {
+        /// The participant's name.
+        participant: String,
+        /// Forwards or back.
+        phase: crate::Phase,
+        /// The kind on the wire.
+        kind: String,
+    },
+    /// An operation is being carried out by somebody else and has no answer yet.
+    #[error("operation {0} has no answer yet")]
+    Running(Uuid),
+}
+
+impl Error {
+    /// Whether trying the same thing again can succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Outbox(error) => error.is_transient(),
+            Self::Conflict(_) | Self::Running(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The pipe knows which failures of the database heal.
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Outbox(error.into())
+    }
+}
+
+impl From<Error> for outbox::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Outbox(error) => error,
+            error if error.is_transient() => Self::transient(error),
+            error => Self::permanent(error),
+        }
+    }
+}
+
+/// What serde found, without the value it found it in: a payload must not reach a log.
+pub(crate) fn without_content(error: &serde_json::Error) -> String {
+    format!(
+        "{:?} error at line {} column {}",
+        error.classify(),
+        error.line(),
+        error.column()
+    )
+}

@@ -1,0 +1,12 @@
+//! Sagas against a real Postgres. Messages are carried by hand from one outbox to the other side's
+//! handler, so that a test decides what arrives, how often and in which order.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod barrier;
+mod coordinator;
+mod http;
+mod replicas;
+mod schema;
+mod support;
+mod timers;

@@ -1,0 +1,254 @@
+//! Time passes.
+
+use std::time::Duration;
+
+use saga::{Coordinator, Fired, Status, event::Event, wire::Outcome};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::*;
+
+fn impatient() -> Coordinator {
+    coordinator_of(definition_with(Duration::from_millis(1)))
+}
+
+async fn make_due(pool: &PgPool) {
+    sqlx::query("update saga.timer set fire_at = fire_at - interval '1 day'")
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn nothing_fires_before_its_time() {
+    let orders = database("orders").await;
+    start(&coordinator(), &orders, &Trip::default()).await;
+    let timers = coordinator().timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    assert_eq!(count(&orders, "outbox.log").await, 1);
+}
+
+#[tokio::test]
+async fn an_overdue_answer_sends_the_same_operation_again_whoever_notices() {
+    let orders = database("orders").await;
+    let saga = start(&coordinator(), &orders, &Trip::default()).await;
+    // Each firing by a coordinator built anew: the timer is a row and survives.
+    make_due(&orders).await;
+    let fired = coordinator()
+        .timers(orders.clone())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(fired, Fired::Some(1));
+    make_due(&orders).await;
+    let fired = coordinator()
+        .timers(orders.clone())
+        .run_once()
+        .await
+        .unwrap();
+    assert_eq!(fired, Fired::Some(1));
+
+    let commands = sent(&orders, "trip.commands").await;
+    let [first, again] = &commands[..] else {
+        panic!("{} commands", commands.len())
+    };
+    assert_ne!(first.id, again.id, "another message");
+    let operation = |m| saga::wire::Command::parse(m).unwrap();
+    assert_eq!(
+        operation(first).op_key,
+        operation(again).op_key,
+        "the same operation"
+    );
+    assert_eq!((operation(first).attempt, operation(again).attempt), (1, 2));
+    // Either attempt's answer counts, once.
+    let reply = answer(first, Outcome::Succeeded);
+    deliver(&orders, &coordinator().replies(), &reply)
+        .await
+        .unwrap();
+    assert_eq!(instance(&orders, saga.id).await.data["done"][0], "hold");
+}
+
+#[tokio::test]
+async fn a_step_that_never_answers_is_undone_and_the_loop_stops_when_told() {
+    let (orders, services) = (database("orders").await, database("services").await);
+    let saga = start(&impatient(), &orders, &Trip::with("hold", "silent")).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(impatient().timers(orders.clone()).run(shutdown.clone()));
+    let mut carried = std::collections::HashSet::new();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        for command in sent(&orders, "trip.commands").await {
+            if carried.insert(command.id) {
+                deliver(&services, &participant(), &command).await.unwrap();
+            }
+        }
+        for reply in sent(&services, REPLIES).await {
+            if carried.insert(reply.id) {
+                deliver(&orders, &impatient().replies(), &reply)
+                    .await
+                    .unwrap();
+            }
+        }
+        let state = instance(&orders, saga.id).await;
+        if state.status.is_terminal() {
+            assert_eq!(state.status, Status::Compensated);
+            assert_eq!(state.reason.as_deref(), Some("hold did not answer in time"));
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{state:?}");
+    }
+    let history = history(&orders, saga.id).await;
+    let null = |event: &Event| matches!(event, Event::StepNullCompensated { .. });
+    assert!(history.iter().any(null), "{history:?}");
+    assert!(effects(&services).await.is_empty());
+    shutdown.cancel();
+    tokio::time::timeout(PATIENCE, running)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+async fn timer_of(pool: &PgPool, id: Uuid) -> (i32, bool) {
+    sqlx::query_as(
+        "select failures, fire_at > clock_timestamp() from saga.timer where saga_id = $1",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_timer_that_fails_is_put_off_and_starves_no_other() {
+    let orders = database("orders").await;
+    let sick = start(&coordinator(), &orders, &Trip::default()).await;
+    sqlx::query("update saga.instance set version = 9")
+        .execute(&orders)
+        .await
+        .unwrap();
+    let healthy = start(&coordinator(), &orders, &Trip::default()).await;
+    make_due(&orders).await;
+    let timers = coordinator().timers(orders.clone());
+    let mut seen = [
+        timers.run_once().await.unwrap(),
+        timers.run_once().await.unwrap(),
+    ];
+    seen.sort_by_key(|fired| *fired == Fired::Postponed);
+    assert_eq!(seen, [Fired::Some(1), Fired::Postponed]);
+    let history = history(&orders, healthy.id).await;
+    assert!(
+        history
+            .iter()
+            .any(|event| matches!(event, Event::AttemptTimedOut { .. }))
+    );
+    assert_eq!(
+        timer_of(&orders, sick.id).await,
+        (1, true),
+        "kept, for later"
+    );
+    assert_eq!(
+        count(&orders, "saga.event").await,
+        2 + 4,
+        "nothing of the sick one is written"
+    );
+}
+
+#[tokio::test]
+async fn a_locked_saga_is_skipped_and_does_not_hold_up_the_others() {
+    let orders = database("orders").await;
+    let held = start(&coordinator(), &orders, &Trip::default()).await;
+    let free = start(&coordinator(), &orders, &Trip::default()).await;
+    make_due(&orders).await;
+    let mut tx = orders.begin().await.unwrap();
+    sqlx::query("select 1 from saga.instance where id = $1 for update")
+        .bind(held.id)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let timers = coordinator().timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    assert_ne!(instance(&orders, free.id).await, free);
+    tx.rollback().await.unwrap();
+    assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
+}
+
+#[tokio::test]
+async fn a_parked_pivot_waits_and_goes_on_with_the_late_answer() {
+    let orders = database("orders").await;
+    let only_pivot = saga::Definition::<Trip>::builder("trip", 1).pivot(step("pay"));
+    let coordinator = coordinator_of(only_pivot.build().unwrap());
+    let saga = start(&coordinator, &orders, &Trip::default()).await;
+    let timers = coordinator.timers(orders.clone());
+    testbed::until(PATIENCE, "the saga to be parked", || async {
+        timers.run_once().await.unwrap();
+        let state = instance(&orders, saga.id).await;
+        (state.status == Status::Parked).then_some(())
+    })
+    .await;
+    assert_eq!(count(&orders, "saga.timer").await, 0);
+    let command = sent(&orders, "trip.commands").await.remove(0);
+    let reply = answer(&command, Outcome::Succeeded);
+    deliver(&orders, &coordinator.replies(), &reply)
+        .await
+        .unwrap();
+    assert_eq!(instance(&orders, saga.id).await.status, Status::Completed);
+}
+
+#[tokio::test]
+async fn a_step_after_the_pivot_refused_once_gets_a_new_round_and_nothing_is_undone() {
+    let (orders, services) = (database("orders").await, database("services").await);
+    let steps = saga::Definition::<Trip>::builder("trip", 1)
+        .pivot(step("pay"))
+        .retriable(step("print"));
+    let coordinator = coordinator_of(steps.build().unwrap());
+    let trip = Trip::with("print", "refuse first round");
+    let saga = start(&coordinator, &orders, &trip).await;
+    // Each command and each reply is carried once, and the timers fire in between.
+    let carried = std::sync::Mutex::new(std::collections::HashSet::new());
+    let new = |message: &outbox::Received| carried.lock().unwrap().insert(message.id);
+    testbed::until(PATIENCE, "the saga to complete", || async {
+        for command in sent(&orders, "trip.commands").await.into_iter().filter(new) {
+            deliver(&services, &participant(), &command).await.unwrap();
+        }
+        for reply in sent(&services, REPLIES).await.into_iter().filter(new) {
+            let replies = coordinator.replies();
+            deliver(&orders, &replies, &reply).await.unwrap();
+        }
+        coordinator.timers(orders.clone()).run_once().await.unwrap();
+        let state = instance(&orders, saga.id).await;
+        (state.status == Status::Completed).then_some(())
+    })
+    .await;
+    assert_eq!(effects(&services).await, ["done pay", "done print"]);
+    assert_eq!(
+        instance(&orders, saga.id)
+            .await
+            .step("print")
+            .unwrap()
+            .round,
+        2
+    );
+    let history = history(&orders, saga.id).await;
+    assert!(
+        history
+            .iter()
+            .any(|event| matches!(event, Event::RoundPlanned { round: 2, .. }))
+    );
+}
+
+#[tokio::test]
+async fn a_timer_nobody_waits_for_fires_once_and_is_gone() {
+    let orders = database("orders").await;
+    let saga = start(&coordinator(), &orders, &Trip::default()).await;
+    sqlx::query("insert into saga.timer values ($1, 'pay', 'action', 1, 1, now())")
+        .bind(saga.id)
+        .execute(&orders)
+        .await
+        .unwrap();
+    let timers = coordinator().timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    assert_eq!(instance(&orders, saga.id).await, saga);
+}

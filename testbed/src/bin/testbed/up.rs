@@ -1,0 +1,112 @@
+//! `testbed up`: the shop in the background, for a person with curl.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use testbed::shop::{self, PLANS, Ports, Shop};
+use testbed::{Kafka, Postgres, kafka, port_is_free, postgres};
+
+use crate::record::Record;
+
+/// Starts everything and leaves it running. Until the last step all of it would end with us: an `up` that fails or is
+/// interrupted leaves nothing behind.
+pub(crate) async fn up(folder: &Path, step_timeout: String) -> Result<ExitCode> {
+    refuse_if_running(folder)?;
+    refuse_taken_ports()?;
+    let logs = empty(folder)?;
+    println!("starting Postgres and Kafka (the first time, they are fetched) …");
+    let postgres_options = postgres::Options {
+        log: Some(logs.join("postgres.log")),
+        ..postgres::Options::default()
+    };
+    let kafka_options = kafka::Options {
+        log: Some(logs.join("kafka.log")),
+        ..kafka::Options::default()
+    };
+    let (mut postgres, mut kafka) = tokio::try_join!(
+        Postgres::start_with(postgres_options),
+        Kafka::start_with(kafka_options)
+    )?;
+    println!("starting four relays and four services …");
+    let options = shop::Options {
+        ports: Ports::Documented,
+        step_timeout: Some(step_timeout),
+        logs: Some(logs.clone()),
+        ..shop::Options::default()
+    };
+    let mut shop = Shop::start(&postgres, &kafka, options).await?;
+    Record::of(&postgres, &kafka, &shop).write(folder)?;
+    shop.detach();
+    kafka.detach();
+    postgres.detach();
+    summary(&shop, &kafka, folder);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse_if_running(folder: &Path) -> Result<()> {
+    let record = Record::read(folder)?.unwrap_or_default();
+    if let Some(entry) = record
+        .groups()
+        .into_iter()
+        .flatten()
+        .find(|entry| entry.is_alive())
+    {
+        bail!(
+            "the shop is up already ({} is process {}): `make down` stops it",
+            entry.name,
+            entry.pid
+        );
+    }
+    Ok(())
+}
+
+fn refuse_taken_ports() -> Result<()> {
+    for plan in &PLANS {
+        for (port, whose) in [
+            (plan.port, plan.service.to_owned()),
+            (plan.relay_port(), format!("{} relay", plan.name)),
+        ] {
+            ensure!(
+                port_is_free(port),
+                "port {port} ({whose}) is in use: stop the program that listens on it, then try again"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The folder, without what an earlier `up` left in it.
+fn empty(folder: &Path) -> Result<std::path::PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for entry in fs::read_dir(folder)?
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|end| end == "log"))
+    {
+        fs::remove_file(entry.path())?;
+    }
+    Ok(folder.canonicalize()?)
+}
+
+fn summary(shop: &Shop, kafka: &Kafka, folder: &Path) {
+    println!("\nthe shop is up:\n");
+    for department in shop.departments() {
+        println!(
+            "  {:<24}{}",
+            department.plan.service, department.service_url
+        );
+    }
+    println!("  {:<24}{}", "Kafka", kafka.bootstrap());
+    for department in shop.departments() {
+        println!(
+            "  {:<24}{}",
+            format!("database {}", department.plan.name),
+            department.database_url
+        );
+    }
+    println!(
+        "\nlogs and addresses (`env`) are in {}; `make down` stops everything.",
+        folder.display()
+    );
+}
