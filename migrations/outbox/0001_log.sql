@@ -67,32 +67,78 @@ create table outbox.relay (
     -- Which cluster the snapshots belong to: transaction ids mean nothing in another.
     system_identifier bigint      not null,
     written_at        timestamptz not null default now(),
+    -- An operator's wish: while it stands, the leader keeps its lease and sends nothing.
+    paused_at         timestamptz,
+    paused_by         text,
     constraint relay_pkey primary key (only_row),
-    constraint relay_has_one_row check (only_row)
+    constraint relay_has_one_row check (only_row),
+    constraint relay_pause_has_an_author check ((paused_at is null) = (paused_by is null))
 -- Updated many times a second: leave room for HOT, and vacuum by count, not by share.
 ) with (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 insert into outbox.relay (system_identifier)
 select system_identifier from pg_control_system();
 
--- Full copies of messages the broker would not take, so that they do not pin the log.
-create table outbox.parked (
-    seq         bigint      not null,
-    message_id  uuid        not null,
-    topic       text        not null,
-    key         text        not null,
-    kind        text        not null,
-    payload     bytea,
-    traceparent text,
-    headers     jsonb,
-    created_at  timestamptz not null,
-    -- `poison`: refused even when sent alone. `held`: its topic refused (unknown, not permitted).
-    class       text        not null,
-    reason      text        not null,
-    parked_at   timestamptz not null default now(),
-    constraint parked_pkey primary key (seq),
-    constraint parked_class_is_known check (class in ('poison', 'held'))
+-- What is known of the topics: written by the services that declare them and by the relay, read
+-- by everyone who enqueues. A topic without a row has the defaults.
+create table outbox.topic (
+    name      text        not null,
+    -- The largest record the broker takes, in bytes, key and headers included: its
+    -- `max.message.bytes`. Null while nobody has asked it.
+    max_bytes integer,
+    -- What happens to later messages of a key whose message was refused for good. `block-key`: they
+    -- wait behind it in outbox.parked (events). `skip-message`: they flow on (commands and replies,
+    -- which do not depend on order: a blocked key would park the compensation that is needed).
+    on_poison text        not null default 'block-key',
+    noted_at  timestamptz not null default now(),
+    constraint topic_pkey primary key (name),
+    constraint topic_policy_is_known check (on_poison in ('block-key', 'skip-message')),
+    constraint topic_limit_is_positive check (max_bytes > 0)
 );
 
--- The relay tries the oldest message of each topic that refused.
+-- A key whose messages wait behind a refused one. The row is the lock of the parking protocol:
+-- followers are parked, and parked messages sent or discarded, while it is held `for update`; it is
+-- deleted in the transaction that removes the key's last parked row.
+create table outbox.blocked_key (
+    topic      text        not null,
+    key        text        not null,
+    blocked_at timestamptz not null default now(),
+    constraint blocked_key_pkey primary key (topic, key)
+);
+
+-- Full copies of messages that were not sent, so that they do not pin the log.
+create table outbox.parked (
+    seq          bigint      not null,
+    message_id   uuid        not null,
+    topic        text        not null,
+    key          text        not null,
+    kind         text        not null,
+    payload      bytea,
+    traceparent  text,
+    headers      jsonb,
+    created_at   timestamptz not null,
+    -- `poison`: refused even when sent alone. `blocked`: behind a poisoned message of its key.
+    -- `held`: its topic refused (unknown, not permitted); the leader tries it again by itself.
+    class        text        not null,
+    reason       text        not null,
+    -- Times it was sent alone and refused.
+    attempts     integer     not null default 0,
+    -- The last message of its key that had been given to the broker's client before this one was
+    -- refused, and may have arrived first. Null when there is none.
+    overtaken_by bigint,
+    parked_at    timestamptz not null default now(),
+    -- An operator asks for it to be sent again; only the leader sends. Also set on what a removed
+    -- head leaves behind.
+    replay_at    timestamptz,
+    replay_by    text,
+    constraint parked_pkey primary key (seq),
+    constraint parked_class_is_known check (class in ('poison', 'blocked', 'held')),
+    constraint parked_replay_has_an_author check ((replay_at is null) = (replay_by is null))
+);
+
+-- The leader tries the oldest message of each topic that refused.
 create index parked_held on outbox.parked (topic, seq) where class = 'held';
+-- What a key's head leaves behind is sent in order.
+create index parked_by_key on outbox.parked (topic, key, seq);
+-- The leader looks for requests several times a second.
+create index parked_replay on outbox.parked (seq) where replay_at is not null;
