@@ -9,6 +9,7 @@
 //! | `outbox_lease_held` | gauge | | 1 on the leader, 0 on a standby |
 //! | `outbox_producer_resets_total` | counter | | producers given up after a failed delivery |
 //! | `outbox_parked_total` | counter | `class` | messages the broker would not take |
+//! | `outbox_unparked_total` | counter | | parked messages that were sent after all |
 //! | `outbox_partitions_emptied_total` | counter | | partitions of the log that were truncated |
 //! | `inbox_messages_total` | counter | `consumer`, `outcome` | `handled`, `duplicate`, `parked` |
 //! | `inbox_retries_total` | counter | `consumer` | attempts that failed and were repeated |
@@ -21,6 +22,7 @@ pub(crate) const IN_FLIGHT: &str = "outbox_in_flight_messages";
 pub(crate) const LEASE_HELD: &str = "outbox_lease_held";
 pub(crate) const PRODUCER_RESETS: &str = "outbox_producer_resets_total";
 pub(crate) const PARKED: &str = "outbox_parked_total";
+pub(crate) const UNPARKED: &str = "outbox_unparked_total";
 pub(crate) const PARTITIONS_EMPTIED: &str = "outbox_partitions_emptied_total";
 pub(crate) const INBOX_MESSAGES: &str = "inbox_messages_total";
 pub(crate) const INBOX_RETRIES: &str = "inbox_retries_total";

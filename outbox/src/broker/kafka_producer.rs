@@ -29,6 +29,9 @@ pub(super) fn open(
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // When a batch is refused, what was sent after it to the same partition must not arrive
+        // before it is sent again: the producer stops, and a new one begins at the cursor.
+        .set("enable.gapless.guarantee", "true")
         // With a timeout, librdkafka delivers a younger message of a key before an expired older
         // one. The relay watches ages itself.
         .set("message.timeout.ms", "0")

@@ -6,9 +6,9 @@
 
 mod cursor;
 mod enqueue;
-mod held;
 mod leader;
 mod lease;
+pub(crate) mod parking;
 mod reader;
 mod relay;
 mod ring;

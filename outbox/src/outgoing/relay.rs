@@ -85,6 +85,8 @@ pub enum Status {
     Standby,
     /// It publishes.
     Leading,
+    /// It leads, and sends nothing because an operator said so.
+    Paused,
     /// It leads, and the broker has acknowledged nothing for a while.
     Stalled,
 }
@@ -191,7 +193,10 @@ impl Relay {
             "leading"
         );
         metrics::gauge!(telemetry::LEASE_HELD).set(1.0);
-        self.status.send_replace(Status::Leading);
+        self.status.send_replace(match taken.2.paused {
+            true => Status::Paused,
+            false => Status::Leading,
+        });
         Leader::new(connection, &*self.broker, &self.config, &self.status, taken)?
             .run(shutdown)
             .await

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blocking;
 mod consuming;
 mod enqueueing;
 mod leading;
@@ -9,4 +10,5 @@ mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod scripted;
 mod world;
