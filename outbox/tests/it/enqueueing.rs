@@ -123,7 +123,7 @@ async fn a_refused_message_leaves_the_transaction_to_its_caller() {
     let world = World::embedded("refused").await;
     let mut tx = world.pool.begin().await.unwrap();
     let mut large = world.message("k", 1);
-    large.payload = Some(vec![b'x'; outbox::outgoing::MAX_PAYLOAD + 1]);
+    large.payload = Some(vec![b'x'; outbox::broker::DEFAULT_MAX_BYTES]);
     let error = outbox::enqueue_all(&mut tx, &[world.message("k", 2), large])
         .await
         .unwrap_err();
