@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod consuming;
+mod doors;
 mod enqueueing;
+mod example;
 mod leading;
+mod limits;
 mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod roles;
 mod world;
