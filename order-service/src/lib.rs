@@ -30,7 +30,7 @@ use chassis::health::{self, Gate};
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
-use outbox::broker::{Broker, Topic};
+use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::service;
 use saga::Coordinator;
 use sqlx::PgPool;
@@ -102,13 +102,15 @@ async fn steer(
     started: Gate,
     tasks: Tasks,
 ) -> Result<(), outbox::Error> {
+    // Commands and replies do not depend on order; one refused must not hold up a compensation.
     let topics = [
-        topic::PAYMENT_COMMANDS,
-        topic::DELIVERY_COMMANDS,
-        topic::ORDER_REPLIES,
-        topic::ORDER_EVENTS,
+        (topic::PAYMENT_COMMANDS, OnPoison::SkipMessage),
+        (topic::DELIVERY_COMMANDS, OnPoison::SkipMessage),
+        (topic::ORDER_REPLIES, OnPoison::SkipMessage),
+        (topic::ORDER_EVENTS, OnPoison::BlockKey),
     ];
-    let topics = topics.map(|name| Topic::new(name, config.topic_partitions));
+    let topics = topics
+        .map(|(name, on_poison)| Topic::new(name, config.topic_partitions).on_poison(on_poison));
     let (settings, shutdown) = (&config.settings, tasks.shutdown());
     if !service::prepare(
         settings,

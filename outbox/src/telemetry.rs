@@ -30,3 +30,5 @@ pub(crate) const INBOX_HANDLER: &str = "inbox_handler_seconds";
 
 /// The W3C trace context header.
 pub(crate) const TRACEPARENT: &str = "traceparent";
+/// What tracing systems have to say beside it.
+pub(crate) const TRACESTATE: &str = "tracestate";

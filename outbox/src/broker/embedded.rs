@@ -14,7 +14,9 @@ use crate::{
     Error,
     broker::{
         kafka::Kafka,
-        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+        seam::{
+            Broker, DEFAULT_MAX_BYTES, Deliveries, Limits, Producer, Subscription, Topic, Tuning,
+        },
     },
 };
 
@@ -71,6 +73,12 @@ impl Broker for Embedded {
             }
             Ok(())
         })
+    }
+
+    /// It has no limits, but its partitions are small.
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        let limit = |topic: &String| (topic.clone(), Some(DEFAULT_MAX_BYTES));
+        Box::pin(async move { Ok(topics.iter().map(limit).collect()) })
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {

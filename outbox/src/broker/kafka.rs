@@ -1,6 +1,7 @@
 //! Apache Kafka, and anything that speaks its protocol, through librdkafka.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -8,7 +9,10 @@ use std::{
 use futures::future::BoxFuture;
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier,
+        ResourceSpecifier, TopicReplication,
+    },
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
 };
@@ -18,7 +22,7 @@ use crate::{
     Error,
     broker::{
         kafka_consumer, kafka_producer,
-        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+        seam::{Broker, Deliveries, Limits, Producer, Subscription, Topic, Tuning},
     },
 };
 
@@ -28,6 +32,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
 /// How long a topic just created may take to get its leaders.
 const LEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A topic's limit, as Kafka calls it: of a batch, as it comes.
+const MAX_BYTES: &str = "max.message.bytes";
 
 /// A Kafka cluster, by its bootstrap servers.
 #[derive(Clone)]
@@ -119,6 +126,37 @@ impl Broker for Kafka {
                 self.leaders_of(topic).await?;
             }
             Ok(())
+        })
+    }
+
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        Box::pin(async move {
+            if topics.is_empty() {
+                return Ok(Limits::new());
+            }
+            let asked: Vec<_> = topics
+                .iter()
+                .map(|topic| ResourceSpecifier::Topic(topic))
+                .collect();
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let described = self.admin.describe_configs(&asked, &options).await;
+            let described = described.map_err(|error| {
+                Error::Broker(format!("{} does not answer: {error}", self.bootstrap))
+            })?;
+            // A topic that is unknown, or may not be asked about, is described by nothing.
+            let of = |described: ConfigResource| match described.specifier {
+                OwnedResourceSpecifier::Topic(topic) => {
+                    let entry = described.entries.into_iter().find(|e| e.name == MAX_BYTES);
+                    Some((topic, entry?.value?.parse().ok()?))
+                }
+                _ => None,
+            };
+            let said: HashMap<String, usize> =
+                described.into_iter().flatten().filter_map(of).collect();
+            Ok(topics
+                .iter()
+                .map(|topic| (topic.clone(), said.get(topic).copied()))
+                .collect())
         })
     }
 

@@ -1,6 +1,6 @@
 //! What the pipe needs of a broker.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -13,6 +13,16 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Fails with [`Error::Broker`] when the broker is away or refuses.
     fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The largest record that each of these topics takes, in bytes, as a batch of its own and with
+    /// everything that is sent. `None` where the broker does not say: the topic is unknown to it, or
+    /// the question not permitted. A broker that is not asked for anything says nothing.
+    ///
+    /// Fails with [`Error::Broker`] when the broker is away.
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        let silent = topics.iter().map(|topic| (topic.clone(), None)).collect();
+        Box::pin(async { Ok(silent) })
+    }
 
     /// Asks whether the broker answers, for readiness. Fails with [`Error::Broker`].
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;
@@ -29,6 +39,13 @@ pub trait Broker: Send + Sync + 'static {
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error>;
 }
 
+/// The largest record of a topic whose limit is not known, in bytes: what Kafka takes by default, but
+/// for a dozen bytes.
+pub const DEFAULT_MAX_BYTES: usize = 1 << 20;
+
+/// Topics with the largest record that each takes, in bytes; `None` where nobody says.
+pub type Limits = Vec<(String, Option<usize>)>;
+
 /// A topic as it should exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topic {
@@ -36,6 +53,8 @@ pub struct Topic {
     pub name: String,
     /// Used when it is created; the upper bound of its consumers' parallelism.
     pub partitions: u16,
+    /// What happens to later messages of a key whose message was refused for good.
+    pub on_poison: OnPoison,
 }
 
 impl Topic {
@@ -44,6 +63,51 @@ impl Topic {
         Self {
             name: name.into(),
             partitions,
+            on_poison: OnPoison::default(),
+        }
+    }
+
+    /// With this policy for the keys of refused messages, instead of [`OnPoison::BlockKey`].
+    #[must_use]
+    pub fn on_poison(mut self, on_poison: OnPoison) -> Self {
+        self.on_poison = on_poison;
+        self
+    }
+}
+
+/// What happens to later messages of a key whose message was refused for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPoison {
+    /// They are parked behind it until an operator has decided: for events, whose order matters.
+    #[default]
+    BlockKey,
+    /// They flow on: for commands and replies, which do not depend on order. A blocked key would park
+    /// the compensation that is needed.
+    SkipMessage,
+}
+
+impl OnPoison {
+    /// As in `outbox.topic.on_poison`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BlockKey => "block-key",
+            Self::SkipMessage => "skip-message",
+        }
+    }
+}
+
+impl FromStr for OnPoison {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "block-key" => Ok(Self::BlockKey),
+            "skip-message" => Ok(Self::SkipMessage),
+            // The table's constraint allows no other.
+            other => Err(Error::permanent(format!(
+                "{other} is not a policy: block-key or skip-message"
+            ))),
         }
     }
 }
@@ -56,6 +120,36 @@ pub struct Tuning {
     pub linger_ms: f64,
     /// Memory for records not yet acknowledged, in KiB.
     pub queue_kib: usize,
+    /// The largest record that is given to the broker at all, in bytes: at least what the topic with
+    /// the highest limit takes.
+    pub max_record_bytes: usize,
+    /// The largest batch of several records, in bytes: at most what the topic with the lowest limit
+    /// takes, because a batch that is too large is refused as a whole.
+    pub batch_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            linger_ms: 0.5,
+            queue_kib: 64 << 10,
+            max_record_bytes: DEFAULT_MAX_BYTES,
+            batch_bytes: 1_000_000,
+        }
+    }
+}
+
+impl Tuning {
+    /// For topics whose limits are these, see
+    /// [`largest_and_smallest_limit`](crate::outgoing::largest_and_smallest_limit).
+    #[must_use]
+    pub fn for_limits(self, (largest, smallest): (usize, usize)) -> Self {
+        Self {
+            max_record_bytes: self.max_record_bytes.max(largest),
+            batch_bytes: self.batch_bytes.min(smallest),
+            ..self
+        }
+    }
 }
 
 /// Where a producer reports.

@@ -14,12 +14,13 @@ mod relay;
 mod ring;
 mod snapshot;
 mod table;
+mod topics;
 mod wire;
 
 pub use enqueue::{
-    MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_PAYLOAD, MAX_TOPIC, enqueue, enqueue_all,
-    lock_key,
+    MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC, enqueue, enqueue_all, lock_key,
 };
 pub use lease::{Holder, lease};
 pub use relay::{Config, Relay, Status};
 pub use table::empty_partition_ahead;
+pub use topics::{declare, largest_and_smallest_limit, refresh_limits};

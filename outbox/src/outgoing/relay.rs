@@ -68,10 +68,7 @@ impl Default for Config {
             poll_idle: Duration::from_millis(20),
             cursor_interval: Duration::from_millis(50),
             grace: Duration::from_secs(5),
-            tuning: Tuning {
-                linger_ms: 0.5,
-                queue_kib: 64 << 10,
-            },
+            tuning: Tuning::default(),
         }
     }
 }

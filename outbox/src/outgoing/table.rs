@@ -1,4 +1,4 @@
-//! The statements on `outbox.log` and `outbox.relay`.
+//! The relay's statements on `outbox.log` and `outbox.relay`.
 //!
 //! `xid8` and `pg_snapshot` travel as text: the driver has no type for them.
 
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgExecutor, PgTransaction, postgres::PgConnectOptions,
+    AssertSqlSafe, Connection, PgConnection, PgExecutor, postgres::PgConnectOptions,
     types::Json,
 };
 use uuid::Uuid;
 
 use crate::{
     Error,
-    message::{Headers, Message},
+    message::Headers,
     outgoing::{
         cursor::{Cursor, Cut},
         lease::Lease,
@@ -41,91 +41,6 @@ impl Logged {
     pub(crate) fn bytes(&self) -> usize {
         self.payload.as_ref().map_or(0, Vec::len) + self.key.len() + 256
     }
-}
-
-// ---- writers ----
-
-/// Inserts one row. `durable` switches `synchronous_commit` on for this transaction where it is
-/// off; as a row source its volatile expression is always evaluated.
-pub(crate) async fn append(
-    tx: &mut PgTransaction<'_>,
-    message: &Message,
-    traceparent: Option<&str>,
-) -> Result<(), Error> {
-    let headers = headers(message);
-    sqlx::query!(
-        r#"insert into outbox.log (message_id, topic, key, kind, payload, traceparent, headers)
-           select $1, $2, $3, $4, $5, $6, $7
-           from (select case when current_setting('synchronous_commit') = 'off'
-                             then set_config('synchronous_commit', 'on', true) end) as durable"#,
-        message.id,
-        message.topic,
-        message.key,
-        message.kind,
-        message.payload,
-        traceparent,
-        headers,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Inserts many rows in the order given.
-pub(crate) async fn append_all(
-    tx: &mut PgTransaction<'_>,
-    messages: &[Message],
-    traceparents: &[Option<String>],
-) -> Result<(), Error> {
-    let ids: Vec<_> = messages.iter().map(|m| m.id).collect();
-    let topics: Vec<_> = messages.iter().map(|m| m.topic.clone()).collect();
-    let keys: Vec<_> = messages.iter().map(|m| m.key.clone()).collect();
-    let kinds: Vec<_> = messages.iter().map(|m| m.kind.clone()).collect();
-    let payloads: Vec<_> = messages.iter().map(|m| m.payload.clone()).collect();
-    let headers: Vec<_> = messages.iter().map(headers).collect();
-    sqlx::query!(
-        r#"insert into outbox.log (message_id, topic, key, kind, payload, traceparent, headers)
-           select m.message_id, m.topic, m.key, m.kind, m.payload, m.traceparent, m.headers
-           from (select case when current_setting('synchronous_commit') = 'off'
-                             then set_config('synchronous_commit', 'on', true) end) as durable,
-                unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[],
-                       $7::jsonb[])
-                with ordinality
-                as m (message_id, topic, key, kind, payload, traceparent, headers, place)
-           order by m.place"#,
-        &ids,
-        &topics,
-        &keys,
-        &kinds,
-        payloads as Vec<Option<Vec<u8>>>,
-        traceparents as &[Option<String>],
-        headers as Vec<Option<serde_json::Value>>,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// The headers as the row has them; null instead of an empty object. `traceparent` has a column.
-fn headers(message: &Message) -> Option<serde_json::Value> {
-    let object: serde_json::Map<_, _> = message
-        .headers
-        .iter()
-        .filter(|(name, _)| name.as_str() != crate::telemetry::TRACEPARENT)
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
-    (!object.is_empty()).then_some(serde_json::Value::Object(object))
-}
-
-pub(crate) async fn lock_key(tx: &mut PgTransaction<'_>, key: &str) -> Result<(), Error> {
-    // The first half keeps our locks apart from the application's own advisory locks.
-    sqlx::query!(
-        "select pg_advisory_xact_lock(hashtext('outbox.lock_key'), hashtext($1))",
-        key
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }
 
 // ---- the relay's session ----
@@ -436,11 +351,15 @@ pub async fn empty_partition_ahead(connection: &mut PgConnection) -> Result<bool
         tx.rollback().await?;
         return Ok(false);
     }
-    for statement in [format!("truncate {table}"), format!("analyze {table}")] {
-        sqlx::query(AssertSqlSafe(statement))
-            .execute(&mut *tx)
-            .await?;
-    }
+    let truncate = format!("truncate {table}");
+    sqlx::query(AssertSqlSafe(truncate))
+        .execute(&mut *tx)
+        .await?;
+    // Empty statistics; a function, because only the owner may analyze.
+    sqlx::query("select outbox.analyze_log($1)")
+        .bind(ahead as i32)
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -124,6 +124,7 @@ impl World {
                 &Tuning {
                     linger_ms: 0.0,
                     queue_kib: 1024,
+                    ..Tuning::default()
                 },
                 sender,
             )

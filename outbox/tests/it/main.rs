@@ -4,11 +4,15 @@
 
 mod blocking;
 mod consuming;
+mod doors;
 mod enqueueing;
+mod example;
 mod leading;
+mod limits;
 mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod roles;
 mod scripted;
 mod world;

@@ -151,7 +151,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(relay: Relay) -> Self {
+    pub(crate) fn start(relay: Relay) -> Self {
         let shutdown = CancellationToken::new();
         let status = relay.status();
         let token = shutdown.clone();
