@@ -22,6 +22,13 @@ pub(crate) struct Arguments {
     /// order given.
     #[arg(long = "schema", value_name = "SCHEMA", required = true)]
     schemas: Vec<Schema>,
+
+    /// After that, make the group roles PREFIX_owner, PREFIX_producer, PREFIX_relay, PREFIX_consumer and
+    /// PREFIX_reader where they are missing, and give each what it needs in the schema `outbox`, which
+    /// PREFIX_owner owns from then on. Needs CREATEROLE and the schema's owner, or a superuser. To be
+    /// repeated with every migration.
+    #[arg(long, value_name = "PREFIX")]
+    roles: Option<String>,
 }
 
 /// The schemas, each with one owner: a crate of the framework or a service of the shop.
@@ -60,6 +67,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
             format!("schema {name} was not migrated; nothing of the failed migration was kept")
         })?;
         println!("{name}: up to date");
+    }
+    if let Some(prefix) = arguments.roles {
+        outbox::make_roles(&pool, &prefix)
+            .await
+            .context("the roles were not made; the schema outbox must be there, see --roles")?;
+        println!("{prefix}_owner, _producer, _relay, _consumer, _reader: up to date");
     }
     Ok(())
 }
