@@ -11,6 +11,6 @@ mod seam;
 pub use embedded::Embedded;
 pub use kafka::Kafka;
 pub use seam::{
-    Broker, Deliveries, Delivery, Failure, FailureClass, Outgoing, Producer, Record, SendError,
-    Subscription, Topic, Tuning,
+    Backlog, Broker, Deliveries, Delivery, Failure, FailureClass, Outgoing, Producer, Record,
+    Retention, SendError, Subscription, Topic, Tuning,
 };
