@@ -145,7 +145,8 @@ begin
                             for values from (%L) to (%L)', name, low, high);
             created := created + 1;
         exception when lock_not_available or deadlock_detected then
-            null;
+            -- Somebody uses it, and the other days want the same lock.
+            exit;
         end;
     end loop;
 

@@ -4,9 +4,14 @@
 
 mod consuming;
 mod enqueueing;
+mod inbox_parking;
+mod inbox_retention;
 mod leading;
+mod offsets;
 mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod reading;
+mod watchdog;
 mod world;
