@@ -103,6 +103,8 @@ async fn consume(
     }
     let batches = incoming::Config {
         batch: saga::participant::MAX_BATCH,
+        // Commands do not depend on order: the barrier sees to it.
+        on_poison: incoming::OnPoison::SkipMessage,
         ..incoming::Config::default()
     };
     let consumer = outbox::Consumer::new(

@@ -8,6 +8,7 @@ use outbox::incoming::{
     parked::{self, Class, Discard, Filter, Replay},
 };
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     reading::{Effects, OtherGroup, Reading, config},
@@ -359,6 +360,42 @@ async fn a_message_that_two_consumers_cannot_handle_is_parked_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_consumer_parks_while_it_is_waited_for_blocks_its_key_here_too() {
+    let world = world("other_parks").await;
+    let sick = world.message("k", 1);
+    // A former owner of the partition, in the middle of parking.
+    let mut former = world.pool.begin().await.unwrap();
+    for sql in [
+        "insert into outbox.inbox values ($1, $2)",
+        "insert into outbox.inbox_blocked values ($1, $3, 'k')",
+        "insert into outbox.inbox_parked (consumer, message_id, topic, partition, \"offset\", key,
+                                          headers, class, reason, attempts)
+         values ($1, $2, $3, 0, 0, 'k', '[]', 'refused', 'scripted', 1)",
+    ] {
+        let sql = format!("with given as (select $1::text, $2::uuid, $3::text) {sql}");
+        sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(world.reader())
+            .bind(sick.id)
+            .bind(&world.topic)
+            .execute(&mut *former)
+            .await
+            .unwrap();
+    }
+    world.produce(&sick, 1).await;
+    world.produce_all("k", [2]).await;
+    world.produce_all("other", [3]).await;
+    let reading = Reading::with(&world, Effects::default(), config(OnPoison::BlockKey));
+    world.wait_for_effects(&[3]).await;
+    world.wait_for_waiting("insert into outbox.inbox", 1).await;
+    former.commit().await.unwrap();
+    world
+        .wait_for_parked(&[Class::Refused, Class::Blocked])
+        .await;
+    assert_eq!(world.effects().await, [3]);
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_dies_is_taken_up_again_by_whoever_is_there() {
     let world = world("dies").await;
     let effects = Effects::refusing([1]);
@@ -413,17 +450,20 @@ async fn in_a_storm_of_killed_sessions_each_message_takes_effect_once_and_in_its
     let world = world("parking_storm").await;
     // Every seventh cannot be handled at first.
     let effects = Effects::refusing((0..120).filter(|n| n % 7 == 3));
+    let over = CancellationToken::new();
     let storm = {
-        let options = world.database.options().unwrap();
+        let (options, over) = (world.database.options().unwrap(), over.clone());
         tokio::spawn(async move {
             let connect = <PgConnection as Connection>::connect_with(&options);
             let mut connection = connect.await.unwrap();
             let mut killed = 0;
-            while killed < 12 {
+            // One at a time, or nothing ever gets done.
+            let pause = || tokio::time::sleep(Duration::from_millis(30));
+            while over.run_until_cancelled(pause()).await.is_some() {
                 killed += sqlx::query(
                     "select pg_terminate_backend(pid) from pg_stat_activity
                      where datname = current_database() and application_name = 'reader'
-                       and state <> 'idle' and query like '%inbox_%'
+                       and state <> 'idle'
                      limit 1",
                 )
                 .execute(&mut connection)
@@ -431,6 +471,7 @@ async fn in_a_storm_of_killed_sessions_each_message_takes_effect_once_and_in_its
                 .unwrap()
                 .rows_affected();
             }
+            killed
         })
     };
     let reading = Reading::with(&world, effects.clone(), config(OnPoison::BlockKey));
@@ -454,7 +495,8 @@ async fn in_a_storm_of_killed_sessions_each_message_takes_effect_once_and_in_its
         (world.effects().await.len() >= 120).then_some(())
     })
     .await;
-    storm.await.unwrap();
+    over.cancel();
+    assert!(storm.await.unwrap() > 2, "the fault fired");
     assert_eq!(world.effects().await, (0..120).collect::<Vec<_>>());
     let order = world.in_order().await;
     for key in 0..3 {

@@ -35,8 +35,9 @@ struct Script {
     /// Nothing is delivered beyond this.
     stuck_at: Mutex<Option<i64>>,
     away: AtomicBool,
-    /// Looks at where the partition ends.
+    /// Looks at where the partition ends; and how many there had been when the last client came.
     looks: AtomicUsize,
+    looks_before: AtomicUsize,
 }
 
 struct Scripted {
@@ -64,6 +65,8 @@ impl Broker for Scripted {
             // A new client is healthy.
             *self.script.stuck_at.lock().unwrap() = None;
         }
+        let looks = self.script.looks.load(Ordering::SeqCst);
+        self.script.looks_before.store(looks, Ordering::SeqCst);
         let from = *self.script.handled.lock().unwrap();
         let log = self.script.log.lock().unwrap();
         Ok(Box::new(Client {
@@ -192,18 +195,26 @@ async fn a_client_that_stops_delivering_is_replaced() {
 async fn an_idle_topic_and_a_broker_that_is_away_are_no_reason() {
     let script = Script {
         stuck_at: Mutex::new(Some(3)),
-        away: AtomicBool::new(true),
         ..Script::default()
     };
     let (world, script, reading) = reading("away", 10, script).await;
+    // It has begun to stand still when the broker goes away.
+    script.looked(2).await;
+    script.away.store(true, Ordering::SeqCst);
     world.wait_for_effects(&[0, 1, 2]).await;
     // Three times its patience.
     script.looked(12).await;
     assert_eq!(script.clients.load(Ordering::SeqCst), 1);
     // Back, and still nothing comes: now it is the client's fault.
+    let looks = script.looks.load(Ordering::SeqCst);
     script.away.store(false, Ordering::SeqCst);
     world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
     assert_eq!(script.clients.load(Ordering::SeqCst), 2);
+    let before = script.looks_before.load(Ordering::SeqCst);
+    assert!(
+        before >= looks + 4,
+        "patience begins anew: {looks} {before}"
+    );
     // Idle.
     script.looked(12).await;
     assert_eq!(script.clients.load(Ordering::SeqCst), 2);
