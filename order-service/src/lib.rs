@@ -31,7 +31,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::service;
+use outbox::{incoming, service};
 use saga::Coordinator;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -135,6 +135,11 @@ async fn steer(
     });
     let replies = coordinator.replies();
     let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], pool, broker, replies);
+    // Replies do not depend on order: a parked one must not hold up the others of its saga.
+    let consumer = consumer.with(incoming::Config {
+        on_poison: OnPoison::SkipMessage,
+        ..incoming::Config::default()
+    });
     service::consume(consumer, started, shutdown.clone()).await
 }
 

@@ -34,7 +34,7 @@ mod telemetry;
 pub mod service;
 
 pub use error::Error;
-pub use incoming::{Consumer, Handler};
+pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use message::{Headers, Message, Payload, Received};
 pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 

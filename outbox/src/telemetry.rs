@@ -11,9 +11,10 @@
 //! | `outbox_parked_total` | counter | `class` | messages the broker would not take |
 //! | `outbox_unparked_total` | counter | | parked messages that were sent after all |
 //! | `outbox_partitions_emptied_total` | counter | | partitions of the log that were truncated |
-//! | `inbox_messages_total` | counter | `consumer`, `outcome` | `handled`, `duplicate`, `parked` |
+//! | `inbox_messages_total` | counter | `consumer`, `outcome` | `handled`, `duplicate`, `parked`, `replayed` |
 //! | `inbox_retries_total` | counter | `consumer` | attempts that failed and were repeated |
 //! | `inbox_handler_seconds` | histogram | `consumer` | one transaction of a batch |
+//! | `inbox_client_resets_total` | counter | `consumer` | clients given up because they delivered nothing |
 
 pub(crate) const ENQUEUED: &str = "outbox_enqueued_total";
 pub(crate) const PUBLISHED: &str = "outbox_published_total";
@@ -27,6 +28,7 @@ pub(crate) const PARTITIONS_EMPTIED: &str = "outbox_partitions_emptied_total";
 pub(crate) const INBOX_MESSAGES: &str = "inbox_messages_total";
 pub(crate) const INBOX_RETRIES: &str = "inbox_retries_total";
 pub(crate) const INBOX_HANDLER: &str = "inbox_handler_seconds";
+pub(crate) const INBOX_CLIENT_RESETS: &str = "inbox_client_resets_total";
 
 /// The W3C trace context header.
 pub(crate) const TRACEPARENT: &str = "traceparent";

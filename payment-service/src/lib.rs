@@ -106,6 +106,8 @@ async fn consume(
     }
     let batches = incoming::Config {
         batch: saga::participant::MAX_BATCH,
+        // Commands do not depend on order: the barrier sees to it.
+        on_poison: OnPoison::SkipMessage,
         ..incoming::Config::default()
     };
     let consumer = outbox::Consumer::new(

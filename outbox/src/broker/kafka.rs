@@ -22,7 +22,7 @@ use crate::{
     Error,
     broker::{
         kafka_consumer, kafka_producer,
-        seam::{Broker, Deliveries, Limits, Producer, Subscription, Topic, Tuning},
+        seam::{Broker, Deliveries, Limits, Producer, Retention, Subscription, Topic, Tuning},
     },
 };
 
@@ -181,6 +181,43 @@ impl Broker for Kafka {
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
         kafka_consumer::open(config(&self.bootstrap), group, topics)
+    }
+
+    fn retention<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Retention>, Error>> {
+        Box::pin(async move {
+            let asked: Vec<_> = topics
+                .iter()
+                .map(|name| ResourceSpecifier::Topic(name))
+                .collect();
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let answers = self.admin.describe_configs(&asked, &options).await;
+            let answers = answers.map_err(|error| Error::Broker(error.to_string()))?;
+            let told: Vec<ConfigResource> = answers.into_iter().flatten().collect();
+            let of = |name: &String| {
+                let mine = OwnedResourceSpecifier::Topic(name.clone());
+                told.iter()
+                    .find(|told| told.specifier == mine)
+                    .map_or(Retention::Unknown, retention)
+            };
+            Ok(topics.iter().map(of).collect())
+        })
+    }
+}
+
+/// Compacted topics keep the last record of a key for ever, unless they are cut by age too.
+fn retention(topic: &ConfigResource) -> Retention {
+    let setting = |name| topic.get(name).and_then(|entry| entry.value.as_deref());
+    if !setting("cleanup.policy").is_none_or(|policy| policy.contains("delete")) {
+        return Retention::Forever;
+    }
+    match setting("retention.ms").and_then(|value| value.parse::<i64>().ok()) {
+        None => Retention::Unknown,
+        Some(ms) => u64::try_from(ms).map_or(Retention::Forever, |ms| {
+            Retention::For(Duration::from_millis(ms))
+        }),
     }
 }
 

@@ -11,6 +11,6 @@ mod seam;
 pub use embedded::Embedded;
 pub use kafka::Kafka;
 pub use seam::{
-    Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Failure, FailureClass, Limits, OnPoison,
-    Outgoing, Producer, Record, SendError, Subscription, Topic, Tuning,
+    Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Failure, FailureClass, Limits, OnPoison,
+    Outgoing, Producer, Record, Retention, SendError, Subscription, Topic, Tuning,
 };

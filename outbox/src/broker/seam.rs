@@ -1,6 +1,6 @@
 //! What the pipe needs of a broker.
 
-use std::{collections::BTreeMap, str::FromStr, time::Duration};
+use std::{future::ready, str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -37,6 +37,28 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Fails with [`Error::Broker`] only when its settings are wrong.
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error>;
+
+    /// How long each of the topics is kept, in the order given. A broker that does not know says so
+    /// for all of them.
+    ///
+    /// Fails with [`Error::Broker`] when it does not answer.
+    fn retention<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Retention>, Error>> {
+        Box::pin(ready(Ok(vec![Retention::Unknown; topics.len()])))
+    }
+}
+
+/// How long a topic's records can be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Nobody can say: a broker without topic settings, a topic that is not there yet, no permission.
+    Unknown,
+    /// At least so long; the broker removes whole segments, so some records stay longer.
+    For(Duration),
+    /// Never removed by age.
+    Forever,
 }
 
 /// The largest record of a topic whose limit is not known, in bytes: what Kafka takes by default, but
@@ -75,7 +97,9 @@ impl Topic {
     }
 }
 
-/// What happens to later messages of a key whose message was refused for good.
+/// What happens to later messages of a key whose message was refused for good: by the broker on the
+/// way out ([`Topic`]), by the handler on the way in
+/// ([`incoming::Config`](crate::incoming::Config)). A message without a key has no followers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnPoison {
     /// They are parked behind it until an operator has decided: for events, whose order matters.
@@ -239,8 +263,31 @@ pub struct Record {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// A partition, and a place in it or none.
-pub(super) type Positions = BTreeMap<(String, i32), i64>;
+impl Record {
+    /// What it takes in memory, roughly, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let bytes = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| 64 + name.len() + bytes(value))
+            .sum();
+        size_of::<Self>() + self.topic.len() + bytes(&self.key) + bytes(&self.payload) + headers
+    }
+}
+
+/// Where a client stands in a partition that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's partition.
+    pub partition: i32,
+    /// The next record it will deliver.
+    pub position: i64,
+    /// Where the broker will append the next record.
+    pub end: i64,
+}
 
 /// A member of a consumer group. One thread polls; anyone may call the rest.
 pub trait Subscription: Send + Sync {
@@ -260,9 +307,22 @@ pub trait Subscription: Send + Sync {
     /// Partitions taken away since the last call.
     fn take_revoked(&self) -> Vec<(String, i32)>;
 
+    /// Names the partition's present assignment to this member; `None` when it is not assigned. A
+    /// partition that was taken away and came back has another. Called by the thread that polls.
+    fn assignment(&self, topic: &str, partition: i32) -> Option<u64>;
+
     /// Notes that everything below `next_offset` is handled; committed now and then, when the
-    /// partition is taken away, and by [`Subscription::leave`].
-    fn handled(&self, topic: &str, partition: i32, next_offset: i64);
+    /// partition is taken away, and by [`Subscription::leave`]. Ignored when `assignment` is over: the
+    /// partition's offset is another's business then, or that of a later assignment.
+    fn handled(&self, topic: &str, partition: i32, assignment: u64, next_offset: i64);
+
+    /// Where the client stands in the partitions that are assigned and not paused. Asks the broker
+    /// and blocks for as long as that takes, a few seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broker`] when the broker does not answer.
+    fn backlog(&self) -> Result<Vec<Backlog>, Error>;
 
     /// Commits what is noted and leaves the group. Blocks, with a deadline.
     fn leave(&self);
