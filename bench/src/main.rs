@@ -2,61 +2,71 @@
 //!
 //! PostgreSQL has fsync on, Kafka is the real one, both on the same machine as the load. Ratios are
 //! taken inside one run, because machines are shared and noisy; every figure is the median of the
-//! runs with the lowest and highest beside it.
+//! runs with the lowest and highest beside it. `docs/benchmarks.md` says what each one means.
 
-mod drain;
-mod enqueue;
-mod latency;
+mod machine;
 mod report;
+mod settings;
 mod world;
+
+// What the measurements are made with.
+mod brokers;
+mod open_loop;
+mod relay_process;
+mod wal;
+
+// The measurements, in the order of their numbers.
+mod enqueue;
+mod drain;
+mod latency;
+mod consumer;
+mod backlog;
+mod long_transaction;
+mod take_over;
+mod footprint;
 
 use anyhow::Result;
 use clap::Parser;
 
-/// Measures the pipe.
-#[derive(Debug, Parser)]
-struct Arguments {
-    /// Rows to drain in each run.
-    #[arg(long, default_value_t = 200_000)]
-    rows: i64,
-    /// Runs of each measurement.
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    /// Seconds of each timed measurement.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// Measure only this.
-    #[arg(long)]
-    only: Option<What>,
-    /// Print one JSON object after the table.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum What {
-    Enqueue,
-    Drain,
-    Latency,
-}
+use crate::{
+    report::Report,
+    settings::{Arguments, What},
+    world::World,
+};
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let mut world = world::World::start().await?;
-    let mut report = report::Report::new();
-    let wanted = |what| arguments.only.is_none_or(|only| only == what);
-    if wanted(What::Enqueue) {
+    // Before anything is measured: a compiler beside it would spoil the figures.
+    if arguments.wants_any(&[What::Backlog, What::TakeOver, What::Footprint]) {
+        relay_process::build()?;
+    }
+    let mut world = World::start(&arguments).await?;
+    let mut report = Report::new(machine::describe(&world).await?);
+    if arguments.wants(What::Enqueue) {
         enqueue::measure(&world, &arguments, &mut report).await?;
     }
-    if wanted(What::Drain) {
+    if arguments.wants(What::Drain) {
         drain::measure(&world, &arguments, &mut report).await?;
     }
-    if wanted(What::Latency) {
-        for rate in [600, 2_000] {
-            latency::measure(&world, rate, &arguments, &mut report).await?;
-        }
+    if arguments.wants(What::Latency) {
+        latency::measure(&world, &arguments, &mut report).await?;
     }
-    report.print(&arguments, &world)?;
+    if arguments.wants(What::Consumer) {
+        consumer::measure(&world, &arguments, &mut report).await?;
+    }
+    if arguments.wants(What::Backlog) {
+        backlog::measure(&world, &arguments, &mut report).await?;
+    }
+    if arguments.wants(What::LongTransaction) {
+        long_transaction::measure(&world, &arguments, &mut report).await?;
+    }
+    if arguments.wants(What::TakeOver) {
+        take_over::measure(&world, &arguments, &mut report).await?;
+    }
+    if arguments.wants(What::Footprint) {
+        footprint::measure(&world, &arguments, &mut report).await?;
+    }
+    report.print(&arguments)?;
     world.stop().await
 }
