@@ -14,7 +14,9 @@ use crate::{
     Error,
     broker::{
         kafka::Kafka,
-        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+        seam::{
+            Broker, Deliveries, Described, Producer, Record, Subscription, Topic, Tuning,
+        },
     },
 };
 
@@ -87,5 +89,20 @@ impl Broker for Embedded {
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
         self.kafka.subscribe(group, topics)
+    }
+
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        self.kafka.describe(topics)
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        self.kafka.newest(topic, each)
     }
 }

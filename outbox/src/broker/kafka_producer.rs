@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// The largest record the client takes, key and headers included; the broker's default is a little higher.
+pub(crate) const MAX_RECORD_BYTES: i64 = 1 << 20;
+
 /// Opens an idempotent producer.
 pub(super) fn open(
     mut config: ClientConfig,
@@ -37,8 +40,7 @@ pub(super) fn open(
         .set("compression.type", "lz4")
         .set("linger.ms", tuning.linger_ms.to_string())
         .set("queue.buffering.max.kbytes", tuning.queue_kib.to_string())
-        // The client's limit counts key and headers too; the broker's own is a little higher.
-        .set("message.max.bytes", "1048576")
+        .set("message.max.bytes", MAX_RECORD_BYTES.to_string())
         // A topic that appears is noticed within ten seconds, not five minutes.
         .set("topic.metadata.refresh.interval.ms", "10000")
         // An unknown topic is said to be unknown after 5 s, not 30.

@@ -4,7 +4,7 @@
 //! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
 //! ```
 
-mod cursor;
+pub(crate) mod cursor;
 mod enqueue;
 mod held;
 mod leader;
@@ -12,7 +12,7 @@ mod lease;
 mod reader;
 mod relay;
 mod ring;
-mod snapshot;
+pub(crate) mod snapshot;
 mod table;
 mod wire;
 
