@@ -1,15 +1,11 @@
 //! `recompense migrate`: one schema at a time, each with a history of its own.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use chassis::config::DatabaseUrl;
 use clap::ValueEnum;
-use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator, postgres::PgPoolOptions};
-use tokio::time::timeout;
+use sqlx::{PgPool, migrate::Migrator};
 
-/// How long the database may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::connect::connect;
 
 /// What to migrate, and where.
 #[derive(Debug, clap::Args)]
@@ -49,18 +45,7 @@ enum Schema {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let options = arguments.database_url.options().clone();
-    let options = options.application_name("recompense migrate");
-    // Asked once directly, because a pool tries on and then says only that it waited.
-    let reached = timeout(PATIENCE, PgConnection::connect_with(&options)).await;
-    let reached = reached.context("the database does not answer; check --database-url")?;
-    reached
-        .context("cannot connect to the database; check --database-url")?
-        .close()
-        .await?;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_lazy_with(options);
+    let pool = connect(&arguments.database_url, "recompense migrate", 1).await?;
     for schema in arguments.schemas {
         let name = name(schema);
         schema.migrate(&pool).await.with_context(|| {

@@ -27,6 +27,7 @@ pub mod outgoing;
 
 pub mod broker;
 pub mod incoming;
+pub mod operator;
 mod table;
 mod telemetry;
 

@@ -15,7 +15,8 @@ use crate::{
     broker::{
         kafka::Kafka,
         seam::{
-            Broker, DEFAULT_MAX_BYTES, Deliveries, Limits, Producer, Subscription, Topic, Tuning,
+            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Record, Subscription, Topic,
+            Tuning,
         },
     },
 };
@@ -95,5 +96,20 @@ impl Broker for Embedded {
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
         self.kafka.subscribe(group, topics)
+    }
+
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        self.kafka.describe(topics)
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        self.kafka.newest(topic, each)
     }
 }

@@ -21,13 +21,15 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Error,
     broker::{
-        kafka_consumer, kafka_producer,
-        seam::{Broker, Deliveries, Limits, Producer, Retention, Subscription, Topic, Tuning},
+        kafka_consumer, kafka_describe, kafka_producer,
+        seam::{
+            Broker, Deliveries, Described, Limits, Producer, Record, Retention, Subscription, Topic, Tuning,
+        },
     },
 };
 
 /// How long the broker has to answer a request of ours.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a probe waits.
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
 /// How long a topic just created may take to get its leaders.
@@ -204,6 +206,28 @@ impl Broker for Kafka {
             };
             Ok(topics.iter().map(of).collect())
         })
+    }
+
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        Box::pin(async move {
+            let (admin, names) = (Arc::clone(&self.admin), topics.to_vec());
+            let mut described =
+                blocking(move || kafka_describe::partitions(admin.inner(), &names)).await?;
+            kafka_describe::settings(&self.admin, &mut described).await;
+            Ok(described)
+        })
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        let (config, topic) = (config(&self.bootstrap), topic.to_owned());
+        Box::pin(blocking(move || kafka_describe::newest(config, &topic, each)))
     }
 }
 

@@ -329,7 +329,7 @@ impl Ledger {
     }
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     // rdkafka panics at a header whose name is not UTF-8. Such a record is not ours; without its
     // headers the parser says so.
     let headers = catch_unwind(AssertUnwindSafe(|| headers(message))).unwrap_or_default();

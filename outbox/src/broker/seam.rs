@@ -48,6 +48,42 @@ pub trait Broker: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Retention>, Error>> {
         Box::pin(ready(Ok(vec![Retention::Unknown; topics.len()])))
     }
+
+    /// What the broker says of each of the topics, in their order, for whoever looks it over.
+    ///
+    /// Fails with [`Error::Broker`] when it is away, or is of a kind that does not tell.
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        let _ = topics;
+        Box::pin(async { Err(Error::Broker("this broker does not describe topics".to_owned())) })
+    }
+
+    /// The newest records of a topic, at most `each` of every partition, in no group.
+    ///
+    /// Fails with [`Error::Broker`] when it is away, or is of a kind that does not tell.
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        let _ = (topic, each);
+        Box::pin(async { Err(Error::Broker("this broker shows no records".to_owned())) })
+    }
+}
+
+/// A topic as it is at the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has; `None` when it does not exist.
+    pub partitions: Option<usize>,
+    /// The largest batch of records it takes, in bytes; `None` when the broker does not say.
+    pub max_bytes: Option<i64>,
+    /// How long it keeps records, in milliseconds, -1 for ever; `None` when the broker does not say.
+    pub retention_ms: Option<i64>,
 }
 
 /// How long a topic's records can be read again.

@@ -4,7 +4,7 @@
 //! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
 //! ```
 
-mod cursor;
+pub(crate) mod cursor;
 mod enqueue;
 mod leader;
 mod lease;
@@ -12,7 +12,7 @@ pub(crate) mod parking;
 mod reader;
 mod relay;
 mod ring;
-mod snapshot;
+pub(crate) mod snapshot;
 mod table;
 mod topics;
 mod wire;

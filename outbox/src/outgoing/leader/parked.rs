@@ -334,7 +334,7 @@ impl Leader<'_> {
     async fn forget(&mut self, seqs: &[i64]) -> Result<(), Error> {
         let (mut tx, written) =
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
-        let opened = parking::table::remove(&mut tx, seqs).await?;
+        let opened = parking::table::remove(&mut tx, seqs).await?.opened;
         tx.commit().await?;
         self.written(written);
         opened.iter().for_each(|key| self.parked.blocked.open(key));

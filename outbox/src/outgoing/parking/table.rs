@@ -141,33 +141,37 @@ pub(crate) async fn refuse(
 
 // ---- out of parked ----
 
+/// What a removal did.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    /// Messages that were still parked.
+    pub(crate) messages: usize,
+    /// Keys that are blocked no longer.
+    pub(crate) opened: Vec<BlockedKey>,
+}
+
 /// Forgets parked messages, because they were acknowledged or discarded. A key whose head goes is
 /// released: what waits behind it is sent in order. A key whose last message goes is opened.
-/// Returns the keys opened.
-pub(crate) async fn remove(
-    tx: &mut PgTransaction<'_>,
-    seqs: &[i64],
-) -> Result<Vec<BlockedKey>, Error> {
-    let keys = lock_keys_of(tx, seqs).await?;
-    sqlx::query!("delete from outbox.parked where seq = any($1)", seqs)
-        .execute(&mut **tx)
-        .await?;
-    if keys.is_empty() {
-        return Ok(keys);
-    }
-    let topics: Vec<_> = keys.iter().map(|key| key.topic.clone()).collect();
-    let keys: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
-    sqlx::query!(
-        r#"update outbox.blocked_key set head = null
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
-             and head = any($3)"#,
-        &topics,
-        &keys,
+pub(crate) async fn remove(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<Removed, Error> {
+    lock_keys_of(tx, seqs).await?;
+    let gone = sqlx::query_as!(
+        BlockedKey,
+        "delete from outbox.parked where seq = any($1) returning topic, key",
         seqs,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    // Also where a key was blocked since we looked for its row: a held message that the leader
+    // found to be poison meanwhile.
+    sqlx::query!(
+        "update outbox.blocked_key set head = null where head = any($1)",
+        seqs
     )
     .execute(&mut **tx)
     .await?;
-    Ok(sqlx::query_as!(
+    let messages = gone.len();
+    let (topics, keys): (Vec<_>, Vec<_>) = gone.into_iter().map(|k| (k.topic, k.key)).unzip();
+    let opened = sqlx::query_as!(
         BlockedKey,
         r#"delete from outbox.blocked_key
            where (topic, key) in (select * from unnest($1::text[], $2::text[]))
@@ -180,6 +184,20 @@ pub(crate) async fn remove(
         &keys,
     )
     .fetch_all(&mut **tx)
+    .await?;
+    Ok(Removed { messages, opened })
+}
+
+/// How many messages wait behind a refused one.
+pub(crate) async fn waiting_behind(tx: &mut PgTransaction<'_>, head: i64) -> Result<i64, Error> {
+    lock_keys_of(tx, &[head]).await?;
+    Ok(sqlx::query_scalar!(
+        r#"select count(*) as "count!"
+           from outbox.parked join outbox.blocked_key using (topic, key)
+           where blocked_key.head = $1 and parked.class = 'blocked'"#,
+        head,
+    )
+    .fetch_one(&mut **tx)
     .await?)
 }
 
