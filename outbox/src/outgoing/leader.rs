@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error,
     broker::{Broker, Delivery, Failure, FailureClass, Producer, SendError},
+    crash,
     outgoing::{
         cursor::Cursor,
         held::Held,
@@ -165,7 +166,9 @@ impl<'a> Leader<'a> {
     }
 
     async fn read(&mut self) -> Result<bool, Error> {
+        crash::point("before_read");
         let page = self.reader.next(self.connection, self.floor).await?;
+        crash::point("after_read");
         let worked = page.as_ref().is_some_and(|page| !page.rows.is_empty());
         // Soon while there is work, unless the broker is away: then there is nothing to be early
         // for. Otherwise ever later.
@@ -213,7 +216,9 @@ impl<'a> Leader<'a> {
                 self.withheld.0.push((token, row.seq));
                 continue;
             }
+            crash::point("before_produce");
             let sent = wire::send(&*self.producer, token, &row, &self.config.source);
+            crash::point("after_produce");
             if sent == Err(SendError::Full) {
                 self.ring.take_back();
                 self.pending.push_front((tick, row));
@@ -255,7 +260,9 @@ impl<'a> Leader<'a> {
                 continue;
             }
             let Err(failure) = result else {
+                crash::point("before_ack");
                 self.ring.acknowledge(token);
+                crash::point("after_ack");
                 continue;
             };
             // A report from before a reset names nothing any more.
@@ -353,7 +360,9 @@ impl<'a> Leader<'a> {
         let (mut tx, floor) =
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
         table::park(&mut tx, &[seq], "poison", &failure.reason).await?;
+        crash::point("before_park");
         tx.commit().await?;
+        crash::point("after_park");
         self.written(floor);
         metrics::counter!(telemetry::PARKED, "class" => "poison").increment(1);
         tracing::warn!(
@@ -374,7 +383,9 @@ impl<'a> Leader<'a> {
         let (mut tx, floor) =
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
         table::park(&mut tx, &seqs, "held", reason).await?;
+        crash::point("before_hold");
         tx.commit().await?;
+        crash::point("after_hold");
         self.held.hold(table::held_topics(self.connection).await?);
         for token in tokens {
             self.ring.acknowledge(token);
@@ -420,7 +431,9 @@ impl<'a> Leader<'a> {
         let (mut tx, floor) =
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
         table::unpark(&mut tx, seqs).await?;
+        crash::point("before_unpark");
         tx.commit().await?;
+        crash::point("after_unpark");
         self.written(floor);
         self.retry_held().await
     }
@@ -455,8 +468,10 @@ impl<'a> Leader<'a> {
 
     async fn write_cursor(&mut self) -> Result<(), Error> {
         let connection = &mut *self.connection;
+        crash::point("before_cursor");
         let floor =
             table::advance(connection, &self.lease, self.config.lease, &self.cursor).await?;
+        crash::point("after_cursor");
         self.written(floor);
         Ok(())
     }
@@ -534,7 +549,9 @@ impl<'a> Leader<'a> {
             patiently(self.keep_lease()).await?;
         }
         patiently(self.write_cursor()).await?;
+        crash::point("before_release");
         patiently(table::release(self.connection, &self.lease)).await?;
+        crash::point("after_release");
         let unacknowledged = self.ring.messages();
         tracing::info!(unacknowledged, "handed the lease over");
         Ok(())

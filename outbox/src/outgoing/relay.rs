@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     broker::{Broker, Tuning},
+    crash,
     outgoing::{
         leader::{Leader, patiently},
         table,
@@ -192,6 +193,7 @@ impl Relay {
         );
         metrics::gauge!(telemetry::LEASE_HELD).set(1.0);
         self.status.send_replace(Status::Leading);
+        crash::point("after_lease");
         Leader::new(connection, &*self.broker, &self.config, &self.status, taken)?
             .run(shutdown)
             .await

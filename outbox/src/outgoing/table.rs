@@ -12,7 +12,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Error, crash,
     message::{Headers, Message},
     outgoing::{
         cursor::{Cursor, Cut},
@@ -513,7 +513,9 @@ pub async fn empty_partition_ahead(connection: &mut PgConnection) -> Result<bool
             .execute(&mut *tx)
             .await?;
     }
+    crash::point("before_truncate");
     tx.commit().await?;
+    crash::point("after_truncate");
     Ok(true)
 }
 

@@ -9,4 +9,5 @@ mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod trials;
 mod world;
