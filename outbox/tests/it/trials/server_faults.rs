@@ -20,7 +20,7 @@ use super::{
 
 /// A server that keeps what it acknowledged, and writes down as little as possible of the rest.
 async fn durable() -> Postgres {
-    let settings = [("wal_writer_delay", "10s"), ("log_min_messages", "panic")];
+    let settings = [("wal_writer_delay", "10s")];
     let options = Options {
         durable: true,
         max_connections: 60,
