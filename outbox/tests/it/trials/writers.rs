@@ -33,7 +33,12 @@ async fn thirty_two_writers_whose_commit_order_is_not_their_number_order_lose_no
     let load = Load::start(&room, plan, &journal, &mut trial.random);
     let mut tape = Tape::of(&room.bootstrap, &room.topics).await;
     while load.committed() < trials.pick(1_500, 80_000) {
-        tape.catch_up().await;
+        // A relay that slept meets ticks of more than a page, with late committers in them.
+        relay.signal("STOP");
+        let more = trial.random.within(100..600);
+        load.wait_for_more(usize::try_from(more).unwrap()).await;
+        relay.signal("CONT");
+        tape.wait_for_more(50).await;
     }
     load.stop(&room).await;
     let inverted = room
