@@ -35,7 +35,7 @@ async fn thirty_two_writers_whose_commit_order_is_not_their_number_order_lose_no
     while load.committed() < trials.pick(1_500, 80_000) {
         // A relay that slept meets ticks of more than a page, with late committers in them.
         relay.signal("STOP");
-        let more = trial.random.within(100..600);
+        let more = trial.random.within(100..trials.pick(600, 6_000));
         load.wait_for_more(usize::try_from(more).unwrap()).await;
         relay.signal("CONT");
         tape.wait_for_more(50).await;
