@@ -21,6 +21,7 @@
 //! # Ok(()) }
 //! ```
 
+mod crash;
 mod error;
 mod message;
 pub mod outgoing;

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error,
     broker::{Broker, Delivery, SendError},
+    crash,
     outgoing::{
         cursor::Cursor,
         leader::{lane::Lane, parked::Parked},
@@ -176,7 +177,9 @@ impl<'a> Leader<'a> {
     }
 
     async fn read(&mut self) -> Result<bool, Error> {
+        crash::point("before_read");
         let page = self.reader.next(self.connection, self.floor).await?;
+        crash::point("after_read");
         let worked = page.as_ref().is_some_and(|page| !page.rows.is_empty());
         // Soon while there is work, unless the broker is away: then there is nothing to be early
         // for. Otherwise ever later.
@@ -224,7 +227,9 @@ impl<'a> Leader<'a> {
                 self.parked.withhold(token, row, why);
                 continue;
             }
+            crash::point("before_produce");
             let sent = wire::send(&*self.lane.producer, token, &row, &self.config.source);
+            crash::point("after_produce");
             if sent == Err(SendError::Full) {
                 self.ring.take_back();
                 self.pending.push_front((tick, row));

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     broker::{Broker, Tuning},
+    crash,
     outgoing::{
         leader::{Leader, patiently},
         table,
@@ -194,6 +195,7 @@ impl Relay {
             true => Status::Paused,
             false => Status::Leading,
         });
+        crash::point("after_lease");
         Leader::new(connection, &*self.broker, &self.config, &self.status, taken)?
             .run(shutdown)
             .await

@@ -12,7 +12,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::{
-    Error,
+    Error, crash,
     message::Headers,
     outgoing::{
         cursor::{Cursor, Cut},
@@ -360,7 +360,9 @@ pub async fn empty_partition_ahead(connection: &mut PgConnection) -> Result<bool
         .bind(ahead as i32)
         .execute(&mut *tx)
         .await?;
+    crash::point("before_truncate");
     tx.commit().await?;
+    crash::point("after_truncate");
     Ok(true)
 }
 

@@ -19,5 +19,6 @@ mod plans;
 mod reading;
 mod roles;
 mod scripted;
+mod trials;
 mod watchdog;
 mod world;

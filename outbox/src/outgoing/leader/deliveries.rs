@@ -7,6 +7,7 @@ use chrono::Utc;
 use crate::{
     Error,
     broker::{Delivery, Failure, FailureClass},
+    crash,
     outgoing::leader::{BACKOFF, Leader, lane::Lane, parked::Fault, patiently},
     telemetry,
 };
@@ -19,7 +20,9 @@ impl Leader<'_> {
         let mut broken = None;
         for Delivery { token, result } in std::mem::take(&mut self.arrived) {
             let Err(failure) = result else {
+                crash::point("before_ack");
                 self.ring.acknowledge(token);
+                crash::point("after_ack");
                 continue;
             };
             // A report from before a rewind names nothing any more.

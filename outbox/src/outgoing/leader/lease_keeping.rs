@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, PgTransaction};
 use tokio::time::sleep;
 
 use crate::{
-    Error,
+    Error, crash,
     outgoing::{
         cursor::Cursor,
         leader::{Leader, STALLED, patiently},
@@ -36,8 +36,10 @@ impl Leader<'_> {
 
     async fn write_cursor(&mut self) -> Result<(), Error> {
         let connection = &mut *self.connection;
+        crash::point("before_cursor");
         let written =
             table::advance(connection, &self.lease, self.config.lease, &self.cursor).await?;
+        crash::point("after_cursor");
         self.written(written);
         Ok(())
     }
@@ -95,7 +97,9 @@ impl Leader<'_> {
             patiently(self.keep_lease()).await?;
         }
         patiently(self.write_cursor()).await?;
+        crash::point("before_release");
         patiently(table::release(self.connection, &self.lease)).await?;
+        crash::point("after_release");
         let unacknowledged = self.ring.messages();
         tracing::info!(unacknowledged, "handed the lease over");
         Ok(())

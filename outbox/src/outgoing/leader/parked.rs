@@ -5,6 +5,7 @@ use std::{collections::HashSet, future::pending};
 use crate::{
     Error,
     broker::{Delivery, Failure, FailureClass, SendError},
+    crash,
     outgoing::{
         leader::{Leader, lane::Lane, lease_keeping::begin},
         parking::{self, BlockedKey, BlockedKeys, Queue, Queues, Tried},
@@ -125,7 +126,9 @@ impl Leader<'_> {
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
         parking::table::park_poison(&mut tx, seq, self.given, &failure.reason).await?;
         let blocked = parking::table::block(&mut tx, seq).await?;
+        crash::point("before_park");
         tx.commit().await?;
+        crash::point("after_park");
         self.written(written);
         metrics::counter!(telemetry::PARKED, "class" => "poison").increment(1);
         tracing::warn!(
@@ -188,7 +191,9 @@ impl Leader<'_> {
             let seqs: Vec<_> = withheld.iter().map(|withheld| withheld.seq).collect();
             parking::table::park(&mut tx, &seqs, class, reason).await?;
         }
+        crash::point("before_hold");
         tx.commit().await?;
+        crash::point("after_hold");
         self.written(written);
         if !held.is_empty() {
             let queues = parking::table::queues(self.connection).await?;
@@ -335,7 +340,9 @@ impl Leader<'_> {
         let (mut tx, written) =
             begin(self.connection, &self.lease, self.config, &self.cursor).await?;
         let opened = parking::table::remove(&mut tx, seqs).await?.opened;
+        crash::point("before_unpark");
         tx.commit().await?;
+        crash::point("after_unpark");
         self.written(written);
         opened.iter().for_each(|key| self.parked.blocked.open(key));
         metrics::counter!(telemetry::UNPARKED).increment(seqs.len() as u64);
