@@ -114,6 +114,9 @@ async fn consume(world: &World, pool: &PgPool, topic: &str, records: i64) -> Res
     let noted: i64 = sqlx::query_scalar("select count(*) from outbox.inbox")
         .fetch_one(pool)
         .await?;
-    ensure!(noted == records, "the inbox has {noted} of {records} messages");
+    ensure!(
+        noted == records,
+        "the inbox has {noted} of {records} messages"
+    );
     Ok(rate)
 }

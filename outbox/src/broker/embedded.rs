@@ -15,8 +15,8 @@ use crate::{
     broker::{
         kafka::Kafka,
         seam::{
-            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Record, Subscription, Topic,
-            Tuning,
+            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Record,
+            Subscription, Topic, Tuning,
         },
     },
 };

@@ -23,7 +23,8 @@ use crate::{
     broker::{
         kafka_consumer, kafka_describe, kafka_producer,
         seam::{
-            Broker, Deliveries, Described, Limits, Producer, Record, Retention, Subscription, Topic, Tuning,
+            Broker, Deliveries, Described, Limits, Producer, Record, Retention, Subscription,
+            Topic, Tuning,
         },
     },
 };
@@ -227,7 +228,9 @@ impl Broker for Kafka {
         each: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
         let (config, topic) = (config(&self.bootstrap), topic.to_owned());
-        Box::pin(blocking(move || kafka_describe::newest(config, &topic, each)))
+        Box::pin(blocking(move || {
+            kafka_describe::newest(config, &topic, each)
+        }))
     }
 }
 

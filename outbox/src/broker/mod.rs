@@ -12,6 +12,7 @@ mod seam;
 pub use embedded::Embedded;
 pub use kafka::Kafka;
 pub use seam::{
-    Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass, Limits,
-    OnPoison, Outgoing, Producer, Record, Retention, SendError, Subscription, Topic, Tuning,
+    Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass,
+    Limits, OnPoison, Outgoing, Producer, Record, Retention, SendError, Subscription, Topic,
+    Tuning,
 };

@@ -264,11 +264,7 @@ pub async fn request_replay_of_all(
 /// # Errors
 ///
 /// [`Error::Database`]; then some may be gone and others not.
-pub async fn discard(
-    pool: &PgPool,
-    seqs: &[i64],
-    by: &str,
-) -> Result<Vec<(i64, Discard)>, Error> {
+pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, Discard)>, Error> {
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable_by(|a, b| b.cmp(a));
     seqs.dedup();

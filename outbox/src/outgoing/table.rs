@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgExecutor, postgres::PgConnectOptions,
-    types::Json,
+    AssertSqlSafe, Connection, PgConnection, PgExecutor, postgres::PgConnectOptions, types::Json,
 };
 use uuid::Uuid;
 

@@ -13,7 +13,9 @@ use crate::{
 async fn what_is_refused_alone_is_parked_and_its_neighbours_in_the_batch_are_sent() {
     let (world, script) = scripted("poison").await;
     world.set_policy("skip-message").await;
-    [30, 31, 70].into_iter().for_each(|sick| script.sicken(sick));
+    [30, 31, 70]
+        .into_iter()
+        .for_each(|sick| script.sicken(sick));
     let messages: Vec<_> = (0..100).map(|n| world.message("k", n)).collect();
     world.send(&messages).await;
     let relay = world.relay(Config::default());

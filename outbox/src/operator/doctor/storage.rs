@@ -63,7 +63,9 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
         return Ok(vec![Finding::ok(CHECK, well)]);
     }
     // When the log is younger than an hour, its own age.
-    let seconds = (now - oldest.from_time).as_seconds_f64().clamp(1.0, 3_600.0);
+    let seconds = (now - oldest.from_time)
+        .as_seconds_f64()
+        .clamp(1.0, 3_600.0);
     let lasts = seconds * TURN as f64 / rate as f64;
     let explanation = format!(
         "at the last hour's {:.1} messages/s a turn of {TURN} numbers lasts {}; {holds}",
@@ -94,6 +96,9 @@ pub(super) async fn dead_rows(
         );
         Finding::warning(CHECK, explanation).fix(format!("vacuum outbox.{partition}"))
     });
-    let well = format!("fewer than {} in each partition of {PARTITION}", limits.dead_rows);
+    let well = format!(
+        "fewer than {} in each partition of {PARTITION}",
+        limits.dead_rows
+    );
     Ok(or_ok(found.collect(), CHECK, &well))
 }
