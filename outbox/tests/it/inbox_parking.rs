@@ -75,9 +75,8 @@ impl World {
     }
 
     async fn produce_all(&self, key: &str, numbers: impl IntoIterator<Item = i64>) {
-        for n in numbers {
-            self.produce(&self.message(key, n), 1).await;
-        }
+        let messages: Vec<_> = numbers.into_iter().map(|n| self.message(key, n)).collect();
+        self.produce_each(&messages).await;
     }
 
     async fn is_clean(&self) {
@@ -414,19 +413,16 @@ async fn a_replay_that_dies_is_taken_up_again_by_whoever_is_there() {
         .unwrap();
     };
     // In the middle of the head's, and of the first follower's.
-    for n in [1, 2] {
-        effects.hold(n);
-        let tries = effects.times(n);
-        if n == 1 {
-            world.request(waiting[0].id).await;
-        }
-        effects.wait_until_entered(n, tries + 1).await;
+    let before = effects.times(1);
+    effects.hold(1);
+    effects.hold(2);
+    world.request(waiting[0].id).await;
+    for (n, before) in [(1, before), (2, 0)] {
+        effects.wait_until_entered(n, before + 1).await;
         kill().await;
-        effects.hold(2);
         effects.let_go(n);
-        effects.wait_until_entered(n, tries + 2).await;
+        effects.wait_until_entered(n, before + 2).await;
     }
-    effects.let_go(2);
     world.wait_for_effects(&[1, 2, 3]).await;
     assert_eq!(world.in_order().await, [1, 2, 3]);
     world.is_clean().await;
@@ -475,13 +471,14 @@ async fn in_a_storm_of_killed_sessions_each_message_takes_effect_once_and_in_its
         })
     };
     let reading = Reading::with(&world, effects.clone(), config(OnPoison::BlockKey));
-    for n in 0..60 {
-        world.produce_all(&format!("k{}", n % 3), [n]).await;
-    }
+    let messages: Vec<_> = (0..120)
+        .map(|n| world.message(&format!("k{}", n % 3), n))
+        .collect();
+    world.produce_each(&messages[..60]).await;
     // Replays and new messages at the same time, of every key.
     effects.refuses.lock().unwrap().clear();
-    for n in 60..120 {
-        world.produce_all(&format!("k{}", n % 3), [n]).await;
+    for some in messages[60..].chunks(10) {
+        world.produce_each(some).await;
         let all = Filter::default();
         parked::request_replay_all(&world.pool, &all, "ann")
             .await

@@ -187,26 +187,26 @@ impl World {
 
     /// Sends a message past the relay, as often as told.
     pub(crate) async fn produce(&self, message: &outbox::Message, times: usize) {
+        self.produce_each(&vec![message.clone(); times]).await;
+    }
+
+    /// Sends messages past the relay, in order. A producer needs half a second to begin.
+    pub(crate) async fn produce_each(&self, messages: &[outbox::Message]) {
         let (sender, mut deliveries) = mpsc::unbounded_channel();
-        let producer = self
-            .broker
-            .producer(
-                &Tuning {
-                    linger_ms: 0.0,
-                    queue_kib: 1024,
-                    ..Tuning::default()
-                },
-                sender,
-            )
-            .unwrap();
-        let id = message.id.to_string();
-        let headers = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", id.as_str()),
-            ("ce_source", "/test"),
-            ("ce_type", message.kind.as_str()),
-        ];
-        for token in 0..times {
+        let tuning = Tuning {
+            linger_ms: 0.0,
+            queue_kib: 1024,
+            ..Tuning::default()
+        };
+        let producer = self.broker.producer(&tuning, sender).unwrap();
+        for (token, message) in messages.iter().enumerate() {
+            let id = message.id.to_string();
+            let headers = [
+                ("ce_specversion", "1.0"),
+                ("ce_id", id.as_str()),
+                ("ce_source", "/test"),
+                ("ce_type", message.kind.as_str()),
+            ];
             let record = Outgoing {
                 topic: &message.topic,
                 key: &message.key,
