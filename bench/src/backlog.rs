@@ -38,7 +38,11 @@ pub(crate) async fn measure(
         "row/s",
         rows as f64 / filling.elapsed().as_secs_f64(),
     );
-    report.add(&format!("{name}: size of the log"), "MB", size(&pool).await?);
+    report.add(
+        &format!("{name}: size of the log"),
+        "MB",
+        size(&pool).await?,
+    );
 
     let mut relay = relay_process::program(world, &database, arguments)?;
     relay.start()?;
@@ -67,7 +71,10 @@ pub(crate) async fn measure(
     let (_, peak) = relay_process::memory(&relay)?;
     let processor = relay_process::processor(&relay)?;
     // The first tenth begins with the first sign of life: starting a process is another matter.
-    let begun = samples.iter().position(|sample| sample.seq > 0.0).unwrap_or(0);
+    let begun = samples
+        .iter()
+        .position(|sample| sample.seq > 0.0)
+        .unwrap_or(0);
     let samples = &samples[begun..];
     let from = samples.first().map_or(0.0, |sample| sample.seq);
     let tenth = rows as f64 / 10.0;

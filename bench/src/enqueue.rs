@@ -82,7 +82,11 @@ impl Tally {
     }
 
     fn report(&self, what: &str, report: &mut Report) {
-        report.add(&format!("B1 {what}, {CLIENTS} clients"), "tx/s", self.rate());
+        report.add(
+            &format!("B1 {what}, {CLIENTS} clients"),
+            "tx/s",
+            self.rate(),
+        );
         for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
             let milliseconds = self.times.value_at_quantile(quantile) as f64 / 1e3;
             report.add(&format!("B1 {what}, {name}"), "ms", milliseconds);

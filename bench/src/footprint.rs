@@ -32,14 +32,22 @@ async fn run(world: &World, arguments: &Arguments, report: &mut Report) -> Resul
     let mut relay = relay_process::program(world, &database, arguments)?;
     relay.start()?;
     let started = relay_process::leading(&relay, &pool).await?;
-    report.add("B9 start of the process → it leads", "ms", started.as_secs_f64() * 1e3);
+    report.add(
+        "B9 start of the process → it leads",
+        "ms",
+        started.as_secs_f64() * 1e3,
+    );
 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = relay_process::processor(&relay)?;
     tokio::time::sleep(IDLE).await;
     let idle = relay_process::processor(&relay)? - before;
     let (resident, _) = relay_process::memory(&relay)?;
-    report.add("B9 idle: processor", "% of a core", idle / IDLE.as_secs_f64() * 100.0);
+    report.add(
+        "B9 idle: processor",
+        "% of a core",
+        idle / IDLE.as_secs_f64() * 100.0,
+    );
     report.add("B9 idle: memory", "MB", resident);
 
     for &rate in &arguments.rates {
@@ -47,8 +55,14 @@ async fn run(world: &World, arguments: &Arguments, report: &mut Report) -> Resul
         let messages = usize::try_from(rate * (WARM_UP + arguments.length()).as_secs())?;
         let stamps = Arc::new(Stamps::new(messages));
         let deadline = WARM_UP + arguments.length() + Duration::from_secs(60);
-        let arrivals =
-            Arrivals::of(&*world.broker, &topic, messages, deadline, Arc::clone(&stamps)).await?;
+        let arrivals = Arrivals::of(
+            &*world.broker,
+            &topic,
+            messages,
+            deadline,
+            Arc::clone(&stamps),
+        )
+        .await?;
         let before = relay_process::processor(&relay)?;
         let load = Load {
             rate,
@@ -57,7 +71,8 @@ async fn run(world: &World, arguments: &Arguments, report: &mut Report) -> Resul
             begin: stamps.epoch.elapsed() + Duration::from_millis(300),
         };
         let stop = CancellationToken::new();
-        load.write(database.options()?, &topic, stamps, stop).await?;
+        load.write(database.options()?, &topic, stamps, stop)
+            .await?;
         arrivals.all().await?;
         let used = relay_process::processor(&relay)? - before;
         report.add(

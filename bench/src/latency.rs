@@ -111,8 +111,14 @@ pub(crate) async fn run(
         outbox::enqueue(&mut open, &message).await?;
     }
     let deadline = length + Duration::from_secs(60);
-    let arrivals =
-        Arrivals::of(&*world.broker, &topic, messages, deadline, Arc::clone(&stamps)).await?;
+    let arrivals = Arrivals::of(
+        &*world.broker,
+        &topic,
+        messages,
+        deadline,
+        Arc::clone(&stamps),
+    )
+    .await?;
     let load = Load {
         rate,
         messages,

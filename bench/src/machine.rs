@@ -39,11 +39,19 @@ pub(crate) async fn describe(world: &World) -> Result<Vec<(&'static str, String)
                 "Recompense {}, {}, Kafka {}, librdkafka {}",
                 revision(),
                 world.postgres_version().await?,
-                between(KAFKA, "<artifactId>kafka_2.13</artifactId>", "<version>", "</version>"),
+                between(
+                    KAFKA,
+                    "<artifactId>kafka_2.13</artifactId>",
+                    "<version>",
+                    "</version>"
+                ),
                 between(LOCK, "name = \"rdkafka-sys\"", "+", "\""),
             ),
         ),
-        ("durability", "fsync and synchronous_commit on, Kafka acks=all, idempotent".to_owned()),
+        (
+            "durability",
+            "fsync and synchronous_commit on, Kafka acks=all, idempotent".to_owned(),
+        ),
     ])
 }
 
@@ -51,7 +59,9 @@ pub(crate) async fn describe(world: &World) -> Result<Vec<(&'static str, String)
 fn field(text: &str, name: &str, separator: &str) -> String {
     let line = text.lines().find(|line| line.starts_with(name));
     let value = line.and_then(|line| line.split_once(separator));
-    value.map_or("unknown", |(_, value)| value.trim()).to_owned()
+    value
+        .map_or("unknown", |(_, value)| value.trim())
+        .to_owned()
 }
 
 /// What stands between two marks, after a third.

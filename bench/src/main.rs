@@ -16,14 +16,14 @@ mod relay_process;
 mod wal;
 
 // The measurements, in the order of their numbers.
-mod enqueue;
-mod drain;
-mod latency;
-mod consumer;
 mod backlog;
+mod consumer;
+mod drain;
+mod enqueue;
+mod footprint;
+mod latency;
 mod long_transaction;
 mod take_over;
-mod footprint;
 
 use anyhow::Result;
 use clap::Parser;

@@ -52,8 +52,14 @@ async fn run(world: &World, arguments: &Arguments, wait: Duration) -> Result<f64
     let messages = usize::try_from(RATE * (wait + AFTER).as_secs())?;
     let stamps = Arc::new(Stamps::new(messages));
     let deadline = wait + AFTER + Duration::from_secs(30);
-    let arrivals =
-        Arrivals::of(&*world.broker, &topic, messages, deadline, Arc::clone(&stamps)).await?;
+    let arrivals = Arrivals::of(
+        &*world.broker,
+        &topic,
+        messages,
+        deadline,
+        Arc::clone(&stamps),
+    )
+    .await?;
     let load = Load {
         rate: RATE,
         messages,
@@ -89,7 +95,11 @@ async fn run(world: &World, arguments: &Arguments, wait: Duration) -> Result<f64
 /// Waits until a second relay has its session, from which it tries to take the lease.
 async fn ready(standby: &Process, pool: &sqlx::PgPool) -> Result<()> {
     testbed::wait_for(Duration::from_secs(30), "a standby", async || {
-        ensure!(standby.is_running(), "the standby ended:\n{}", standby.log_tail());
+        ensure!(
+            standby.is_running(),
+            "the standby ended:\n{}",
+            standby.log_tail()
+        );
         let sessions: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity
              where application_name = 'outbox relay' and datname = current_database()",

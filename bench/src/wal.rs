@@ -36,7 +36,9 @@ async fn full_page_writes(pool: &PgPool, value: &'static str) -> Result<()> {
     };
     sqlx::raw_sql(statement).execute(pool).await?;
     // The checkpointer is the process that makes it so.
-    sqlx::raw_sql("select pg_reload_conf(); checkpoint").execute(pool).await?;
+    sqlx::raw_sql("select pg_reload_conf(); checkpoint")
+        .execute(pool)
+        .await?;
     testbed::wait_for(
         std::time::Duration::from_secs(10),
         "full_page_writes to change",

@@ -50,9 +50,10 @@ impl World {
 
     pub(crate) async fn postgres_version(&self) -> Result<String> {
         let mut connection = PgConnection::connect(&self.postgres.url("postgres")).await?;
-        let version = sqlx::query_scalar("select 'PostgreSQL ' || current_setting('server_version')")
-            .fetch_one(&mut connection)
-            .await?;
+        let version =
+            sqlx::query_scalar("select 'PostgreSQL ' || current_setting('server_version')")
+                .fetch_one(&mut connection)
+                .await?;
         connection.close().await?;
         Ok(version)
     }
@@ -144,7 +145,9 @@ pub(crate) async fn fill(pool: &PgPool, topic: &str, rows: i64) -> Result<()> {
         .execute(pool)
         .await?;
     // What the filling leaves to be written must not be written while something is measured.
-    sqlx::raw_sql("drop procedure fill; checkpoint").execute(pool).await?;
+    sqlx::raw_sql("drop procedure fill; checkpoint")
+        .execute(pool)
+        .await?;
     Ok(())
 }
 
