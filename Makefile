@@ -3,10 +3,13 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
 TESTBED := target/debug/testbed
-# Everything that runs as a process of its own; the relay is behind a feature of the library.
-BINARIES := cargo build --quiet --workspace --bins --features outbox/relay-bin
+# The relay is behind a feature of the library; its crash points do nothing unless CRASH_AT names one.
+# The same features for programs and tests, or everything on top of the library is built twice.
+FEATURES := --features outbox/relay-bin,outbox/crash-points
+# Everything that runs as a process of its own.
+BINARIES := cargo build --quiet --workspace --bins $(FEATURES)
 
-.PHONY: help demo up down test check bench sqlx-prepare tools
+.PHONY: help demo up down test trials check bench sqlx-prepare tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -24,7 +27,13 @@ down: ## stop what `make up` started
 
 test: tools ## every test, on a real Kafka and Postgres started for it
 	@$(BINARIES)
-	$(TESTBED) run -- cargo test --workspace --features outbox/relay-bin
+	$(TESTBED) run -- cargo test --workspace $(FEATURES)
+
+trials: tools ## the long forms of the fault tests, and a table; TRIALS_SEED=n replays, TRIAL=name picks
+	@$(BINARIES)
+	@rm -f target/trials.tsv
+	@TRIALS=long $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 $(or $(TRIAL),trials:: plans::); \
+	status=$$?; $(TESTBED) trials; exit $$status
 
 check: ## formatting, lints and documentation, without a warning
 	cargo fmt --all --check

@@ -1,6 +1,9 @@
 //! `recompense`: the framework's command line, for the person on call.
 
+mod connect;
 mod migrate;
+mod outbox;
+mod print;
 
 use std::process::ExitCode;
 
@@ -18,16 +21,22 @@ struct Arguments {
 enum Command {
     /// Brings schemas of a database up to date. Safe to repeat, and to run twice at once.
     Migrate(migrate::Arguments),
+    /// Looks into an outbox, and asks things of it.
+    #[command(subcommand)]
+    Outbox(outbox::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Arguments = chassis::config::parse();
     let result = match arguments.command {
-        Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Outbox(command) => outbox::run(command).await,
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
+        // Whoever read our output has seen enough.
+        Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

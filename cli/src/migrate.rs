@@ -1,15 +1,11 @@
 //! `recompense migrate`: one schema at a time, each with a history of its own.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use chassis::config::DatabaseUrl;
 use clap::ValueEnum;
-use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator, postgres::PgPoolOptions};
-use tokio::time::timeout;
+use sqlx::{PgPool, migrate::Migrator};
 
-/// How long the database may take to answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::connect::connect;
 
 /// What to migrate, and where.
 #[derive(Debug, clap::Args)]
@@ -22,6 +18,13 @@ pub(crate) struct Arguments {
     /// order given.
     #[arg(long = "schema", value_name = "SCHEMA", required = true)]
     schemas: Vec<Schema>,
+
+    /// After that, make the group roles PREFIX_owner, PREFIX_producer, PREFIX_relay, PREFIX_consumer and
+    /// PREFIX_reader where they are missing, and give each what it needs in the schema `outbox`, which
+    /// PREFIX_owner owns from then on. Needs CREATEROLE and the schema's owner, or a superuser. To be
+    /// repeated with every migration.
+    #[arg(long, value_name = "PREFIX")]
+    roles: Option<String>,
 }
 
 /// The schemas, each with one owner: a crate of the framework or a service of the shop.
@@ -42,24 +45,19 @@ enum Schema {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let options = arguments.database_url.options().clone();
-    let options = options.application_name("recompense migrate");
-    // Asked once directly, because a pool tries on and then says only that it waited.
-    let reached = timeout(PATIENCE, PgConnection::connect_with(&options)).await;
-    let reached = reached.context("the database does not answer; check --database-url")?;
-    reached
-        .context("cannot connect to the database; check --database-url")?
-        .close()
-        .await?;
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_lazy_with(options);
+    let pool = connect(&arguments.database_url, "recompense migrate", 1).await?;
     for schema in arguments.schemas {
         let name = name(schema);
         schema.migrate(&pool).await.with_context(|| {
             format!("schema {name} was not migrated; nothing of the failed migration was kept")
         })?;
         println!("{name}: up to date");
+    }
+    if let Some(prefix) = arguments.roles {
+        outbox::make_roles(&pool, &prefix)
+            .await
+            .context("the roles were not made; the schema outbox must be there, see --roles")?;
+        println!("{prefix}_owner, _producer, _relay, _consumer, _reader: up to date");
     }
     Ok(())
 }

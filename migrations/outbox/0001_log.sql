@@ -102,6 +102,9 @@ create table outbox.topic (
 create table outbox.blocked_key (
     topic      text        not null,
     key        text        not null,
+    -- The refused message, by its number in outbox.parked. Null once it is gone: those behind it
+    -- are being sent, in order.
+    head       bigint,
     blocked_at timestamptz not null default now(),
     constraint blocked_key_pkey primary key (topic, key)
 );
@@ -127,8 +130,7 @@ create table outbox.parked (
     -- refused, and may have arrived first. Null when there is none.
     overtaken_by bigint,
     parked_at    timestamptz not null default now(),
-    -- An operator asks for it to be sent again; only the leader sends. Also set on what a removed
-    -- head leaves behind.
+    -- An operator asks for it to be sent again; only the leader sends.
     replay_at    timestamptz,
     replay_by    text,
     constraint parked_pkey primary key (seq),
@@ -140,5 +142,6 @@ create table outbox.parked (
 create index parked_held on outbox.parked (topic, seq) where class = 'held';
 -- What a key's head leaves behind is sent in order.
 create index parked_by_key on outbox.parked (topic, key, seq);
--- The leader looks for requests several times a second.
+-- The leader looks every second for requests, and for keys that are being released.
 create index parked_replay on outbox.parked (seq) where replay_at is not null;
+create index blocked_key_released on outbox.blocked_key (topic, key) where head is null;

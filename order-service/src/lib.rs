@@ -30,8 +30,8 @@ use chassis::health::{self, Gate};
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
-use outbox::broker::{Broker, Topic};
-use outbox::service;
+use outbox::broker::{Broker, OnPoison, Topic};
+use outbox::{incoming, service};
 use saga::Coordinator;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -102,13 +102,15 @@ async fn steer(
     started: Gate,
     tasks: Tasks,
 ) -> Result<(), outbox::Error> {
+    // Commands and replies do not depend on order; one refused must not hold up a compensation.
     let topics = [
-        topic::PAYMENT_COMMANDS,
-        topic::DELIVERY_COMMANDS,
-        topic::ORDER_REPLIES,
-        topic::ORDER_EVENTS,
+        (topic::PAYMENT_COMMANDS, OnPoison::SkipMessage),
+        (topic::DELIVERY_COMMANDS, OnPoison::SkipMessage),
+        (topic::ORDER_REPLIES, OnPoison::SkipMessage),
+        (topic::ORDER_EVENTS, OnPoison::BlockKey),
     ];
-    let topics = topics.map(|name| Topic::new(name, config.topic_partitions));
+    let topics = topics
+        .map(|(name, on_poison)| Topic::new(name, config.topic_partitions).on_poison(on_poison));
     let (settings, shutdown) = (&config.settings, tasks.shutdown());
     if !service::prepare(
         settings,
@@ -133,6 +135,11 @@ async fn steer(
     });
     let replies = coordinator.replies();
     let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], pool, broker, replies);
+    // Replies do not depend on order: a parked one must not hold up the others of its saga.
+    let consumer = consumer.with(incoming::Config {
+        on_poison: OnPoison::SkipMessage,
+        ..incoming::Config::default()
+    });
     service::consume(consumer, started, shutdown.clone()).await
 }
 

@@ -21,21 +21,24 @@
 //! # Ok(()) }
 //! ```
 
+mod crash;
 mod error;
 mod message;
 pub mod outgoing;
 
 pub mod broker;
 pub mod incoming;
+pub mod operator;
+mod table;
 mod telemetry;
 
 #[cfg(feature = "service")]
 pub mod service;
 
 pub use error::Error;
-pub use incoming::{Consumer, Handler};
+pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use message::{Headers, Message, Payload, Received};
-pub use outgoing::{Relay, enqueue, enqueue_all, lock_key};
+pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -48,4 +51,19 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 /// [`Error::Migrate`] when the database is away or has another history than these migrations.
 pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), Error> {
     Ok(MIGRATOR.run(pool).await?)
+}
+
+/// Makes the group roles `<prefix>_owner`, `_producer`, `_relay`, `_consumer` and `_reader` where they
+/// are missing, and gives each exactly what it needs in the schema `outbox` of this database: the table
+/// stands in migrations/outbox/0004_roles.sql. To be repeated after migrations.
+///
+/// The schema belongs to `<prefix>_owner` from then on. The user of `pool` owns the schema and may
+/// create roles, or is a superuser.
+///
+/// # Errors
+///
+/// [`Error::Database`]: no schema, no permission, or a prefix that is not 1 to 50 small letters, digits
+/// or underscores.
+pub async fn make_roles(pool: &sqlx::PgPool, prefix: &str) -> Result<(), Error> {
+    table::make_roles(pool, prefix).await
 }

@@ -67,7 +67,14 @@ impl Message {
         Ok(Self::raw(topic, key, P::KIND, bytes))
     }
 
-    /// A message whose payload is already bytes.
+    /// A message whose payload is already bytes: JSON, unless
+    /// [`with_content_type`](Self::with_content_type) says otherwise.
+    ///
+    /// ```
+    /// let png = vec![0x89, b'P', b'N', b'G'];
+    /// let message = outbox::Message::raw("pictures", "cat-1", "picture.taken.v1", png)
+    ///     .with_content_type("image/png");
+    /// ```
     pub fn raw(
         topic: impl Into<String>,
         key: impl Into<String>,
@@ -96,14 +103,22 @@ impl Message {
         }
     }
 
-    /// Adds a header; the last value of a name wins.
+    /// Says what the payload is, as a media type; without it receivers are told `application/json`.
+    #[must_use]
+    pub fn with_content_type(self, media_type: impl Into<String>) -> Self {
+        self.with_header("content-type", media_type)
+    }
+
+    /// Adds a header; the last value of a name wins. Names beginning with `ce_` are refused by
+    /// [`enqueue`](crate::enqueue): they are ours.
     #[must_use]
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.insert(name.into(), value.into());
         self
     }
 
-    /// Replaces the message id, for a caller who has one that identifies the message already.
+    /// Replaces the message id, for a caller who has one that identifies the message already. A
+    /// receiver takes a second message with the same id for a repetition of the first.
     #[must_use]
     pub fn with_id(mut self, id: Uuid) -> Self {
         self.id = id;

@@ -51,16 +51,16 @@ pub fn readiness(pool: &PgPool, broker: &Arc<dyn Broker>) -> Readiness {
     readiness
 }
 
-/// Waits for the database, sees to its schema, waits for the broker, sees to its topics. False if
-/// the process should end before all that is done.
+/// Waits for the database, sees to its schema, waits for the broker, declares the topics (see
+/// [`outgoing::declare`]). False if the process should end before all that is done.
 ///
 /// `schemas` are those that `migrate` would run, so that an outdated one is noticed here and not by
 /// the first message.
 ///
 /// # Errors
 ///
-/// [`Error::Migrate`], and [`Error::Permanent`] when the schema is outdated and nobody asked for
-/// migrations.
+/// [`Error::Migrate`], [`Error::Permanent`] when the schema is outdated and nobody asked for
+/// migrations, and [`Error::Database`] when the service's user may not declare topics.
 pub async fn prepare(
     settings: &Settings,
     pool: &PgPool,
@@ -83,10 +83,14 @@ pub async fn prepare(
     started.wait_for("the broker");
     let mut pause = BROKER_PAUSE.0;
     loop {
-        let asking = broker.ensure_topics(topics);
-        match shutdown.run_until_cancelled(asking).await {
+        let declaring = outgoing::declare(pool, &**broker, topics);
+        match shutdown.run_until_cancelled(declaring).await {
             None => return Ok(false),
             Some(Ok(())) => break,
+            Some(Err(error)) if !error.is_transient() => return Err(error),
+            Some(Err(error @ Error::Database(_))) => {
+                tracing::warn!(%error, retry_in = ?pause, "the topics could not be noted");
+            }
             Some(Err(error)) => {
                 tracing::warn!(%error, retry_in = ?pause, "the broker is unreachable");
             }

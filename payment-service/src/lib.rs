@@ -26,7 +26,7 @@ use chassis::health::{self, Gate};
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
-use outbox::broker::{Broker, Topic};
+use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -87,7 +87,9 @@ async fn consume(
     shutdown: CancellationToken,
 ) -> Result<(), outbox::Error> {
     let topics = [topic::PAYMENT_COMMANDS, topic::ORDER_REPLIES];
-    let topics = topics.map(|name| Topic::new(name, config.topic_partitions));
+    // Commands and replies do not depend on order; one refused must not hold up a compensation.
+    let topics = topics
+        .map(|name| Topic::new(name, config.topic_partitions).on_poison(OnPoison::SkipMessage));
     let settings = &config.settings;
     if !service::prepare(
         settings,
@@ -104,6 +106,8 @@ async fn consume(
     }
     let batches = incoming::Config {
         batch: saga::participant::MAX_BATCH,
+        // Commands do not depend on order: the barrier sees to it.
+        on_poison: OnPoison::SkipMessage,
         ..incoming::Config::default()
     };
     let consumer = outbox::Consumer::new(

@@ -12,6 +12,7 @@
 //! | `TESTBED_POSTGRES_URL` | use this Postgres server (a superuser) as the shared one |
 //! | `TESTBED_KAFKA` | use this broker (`host:port`) as the shared one |
 //! | `TESTBED_POSTGRES` | which server binaries: `archive`, or a folder that holds `postgres` and `initdb` |
+//! | `TRIALS`, `TRIALS_SEED` | `long` fault trials, and the seed to replay one: see [`trials`] |
 //! | `RECOMPENSE_CACHE` | where downloaded servers are kept, instead of the user's cache folder and `target/kafka` |
 
 // What everything stands on.
@@ -37,6 +38,9 @@ pub mod process;
 
 pub mod shop;
 
+// How faults are tried.
+pub mod trials;
+
 pub use database::Database;
 pub use folder::target as target_folder;
 pub use http::http;
@@ -47,4 +51,5 @@ pub use process::Process;
 pub use shared::{kafka, postgres};
 pub use shop::Shop;
 pub use signal::{command_line, signal};
+pub use trials::trials;
 pub use until::{until, wait_for};

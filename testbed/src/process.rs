@@ -157,6 +157,12 @@ impl Process {
         ready.map_err(|error| child.error(&format!("{}: {error}; last, {url}: {last}", self.name)))
     }
 
+    /// What it has written since it was last started.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.child.as_ref().map(Child::output).unwrap_or_default()
+    }
+
     /// The end of its log.
     #[must_use]
     pub fn log_tail(&self) -> String {

@@ -142,6 +142,7 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
 fn role(status: &watch::Receiver<Status>) -> Result<serde_json::Value, String> {
     match &*status.borrow() {
         Status::Leading => Ok("leading".into()),
+        Status::Paused => Ok("leading, paused by an operator".into()),
         Status::Standby => Ok("standby".into()),
         Status::Stalled => Err("leading, but the broker acknowledges nothing".to_owned()),
         Status::Disconnected(why) => Err(format!("no database session: {why}")),

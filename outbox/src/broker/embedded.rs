@@ -14,7 +14,10 @@ use crate::{
     Error,
     broker::{
         kafka::Kafka,
-        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+        seam::{
+            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Record, Subscription, Topic,
+            Tuning,
+        },
     },
 };
 
@@ -73,6 +76,12 @@ impl Broker for Embedded {
         })
     }
 
+    /// It has no limits, but its partitions are small.
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        let limit = |topic: &String| (topic.clone(), Some(DEFAULT_MAX_BYTES));
+        Box::pin(async move { Ok(topics.iter().map(limit).collect()) })
+    }
+
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.kafka.ping()
     }
@@ -87,5 +96,20 @@ impl Broker for Embedded {
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
         self.kafka.subscribe(group, topics)
+    }
+
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        self.kafka.describe(topics)
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        self.kafka.newest(topic, each)
     }
 }

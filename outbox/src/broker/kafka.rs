@@ -1,6 +1,7 @@
 //! Apache Kafka, and anything that speaks its protocol, through librdkafka.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -8,7 +9,10 @@ use std::{
 use futures::future::BoxFuture;
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier,
+        ResourceSpecifier, TopicReplication,
+    },
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
 };
@@ -17,17 +21,22 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Error,
     broker::{
-        kafka_consumer, kafka_producer,
-        seam::{Broker, Deliveries, Producer, Subscription, Topic, Tuning},
+        kafka_consumer, kafka_describe, kafka_producer,
+        seam::{
+            Broker, Deliveries, Described, Limits, Producer, Record, Retention, Subscription, Topic, Tuning,
+        },
     },
 };
 
 /// How long the broker has to answer a request of ours.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a probe waits.
 const PING_TIMEOUT: Duration = Duration::from_millis(900);
 /// How long a topic just created may take to get its leaders.
 const LEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A topic's limit, as Kafka calls it: of a batch, as it comes.
+const MAX_BYTES: &str = "max.message.bytes";
 
 /// A Kafka cluster, by its bootstrap servers.
 #[derive(Clone)]
@@ -122,6 +131,37 @@ impl Broker for Kafka {
         })
     }
 
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        Box::pin(async move {
+            if topics.is_empty() {
+                return Ok(Limits::new());
+            }
+            let asked: Vec<_> = topics
+                .iter()
+                .map(|topic| ResourceSpecifier::Topic(topic))
+                .collect();
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let described = self.admin.describe_configs(&asked, &options).await;
+            let described = described.map_err(|error| {
+                Error::Broker(format!("{} does not answer: {error}", self.bootstrap))
+            })?;
+            // A topic that is unknown, or may not be asked about, is described by nothing.
+            let of = |described: ConfigResource| match described.specifier {
+                OwnedResourceSpecifier::Topic(topic) => {
+                    let entry = described.entries.into_iter().find(|e| e.name == MAX_BYTES);
+                    Some((topic, entry?.value?.parse().ok()?))
+                }
+                _ => None,
+            };
+            let said: HashMap<String, usize> =
+                described.into_iter().flatten().filter_map(of).collect();
+            Ok(topics
+                .iter()
+                .map(|topic| (topic.clone(), said.get(topic).copied()))
+                .collect())
+        })
+    }
+
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
         let admin = Arc::clone(&self.admin);
         Box::pin(blocking(move || {
@@ -143,6 +183,65 @@ impl Broker for Kafka {
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
         kafka_consumer::open(config(&self.bootstrap), group, topics)
+    }
+
+    fn retention<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Retention>, Error>> {
+        Box::pin(async move {
+            let asked: Vec<_> = topics
+                .iter()
+                .map(|name| ResourceSpecifier::Topic(name))
+                .collect();
+            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+            let answers = self.admin.describe_configs(&asked, &options).await;
+            let answers = answers.map_err(|error| Error::Broker(error.to_string()))?;
+            let told: Vec<ConfigResource> = answers.into_iter().flatten().collect();
+            let of = |name: &String| {
+                let mine = OwnedResourceSpecifier::Topic(name.clone());
+                told.iter()
+                    .find(|told| told.specifier == mine)
+                    .map_or(Retention::Unknown, retention)
+            };
+            Ok(topics.iter().map(of).collect())
+        })
+    }
+
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        Box::pin(async move {
+            let (admin, names) = (Arc::clone(&self.admin), topics.to_vec());
+            let mut described =
+                blocking(move || kafka_describe::partitions(admin.inner(), &names)).await?;
+            kafka_describe::settings(&self.admin, &mut described).await;
+            Ok(described)
+        })
+    }
+
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        let (config, topic) = (config(&self.bootstrap), topic.to_owned());
+        Box::pin(blocking(move || kafka_describe::newest(config, &topic, each)))
+    }
+}
+
+/// Compacted topics keep the last record of a key for ever, unless they are cut by age too.
+fn retention(topic: &ConfigResource) -> Retention {
+    let setting = |name| topic.get(name).and_then(|entry| entry.value.as_deref());
+    if !setting("cleanup.policy").is_none_or(|policy| policy.contains("delete")) {
+        return Retention::Forever;
+    }
+    match setting("retention.ms").and_then(|value| value.parse::<i64>().ok()) {
+        None => Retention::Unknown,
+        Some(ms) => u64::try_from(ms).map_or(Retention::Forever, |ms| {
+            Retention::For(Duration::from_millis(ms))
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The consuming half of the Kafka client.
 
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -18,12 +19,14 @@ use crate::{
     Error,
     broker::{
         kafka,
-        seam::{Positions, Record, Subscription},
+        seam::{Backlog, Record, Subscription},
     },
 };
 
 /// How often handled offsets are committed. A crash repeats at most so much; the inbox absorbs it.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the broker has to say where a partition ends.
+const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Joins the group.
 pub(super) fn open(
@@ -60,7 +63,7 @@ struct Member {
     consumer: BaseConsumer<Ledger>,
 }
 
-/// What is handled and not yet committed, and what was taken away.
+/// What is assigned, how far it is handled and committed, and what was taken away.
 #[derive(Default)]
 struct Ledger {
     state: Mutex<State>,
@@ -69,9 +72,41 @@ struct Ledger {
 #[derive(Default)]
 struct State {
     joined: bool,
-    handled: Positions,
+    /// Assignments so far; names the next one.
+    assignments: u64,
+    assigned: HashMap<(String, i32), Share>,
     revoked: Vec<(String, i32)>,
     committed_at: Option<Instant>,
+}
+
+/// A partition while it is assigned.
+struct Share {
+    assignment: u64,
+    paused: bool,
+    /// Everything below is handled.
+    handled: Option<i64>,
+    /// Handled and not yet sent to the broker, or sent in vain.
+    uncommitted: bool,
+}
+
+impl State {
+    /// What is to be committed now. It counts as committed until the broker says otherwise.
+    fn take_uncommitted(&mut self) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), share) in &mut self.assigned {
+            if let Some(next) = share.handled.filter(|_| share.uncommitted) {
+                share.uncommitted = false;
+                add(&mut list, topic, *partition, next);
+            }
+        }
+        list
+    }
+}
+
+fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, next: i64) {
+    if let Err(error) = list.add_partition_offset(topic, partition, Offset::Offset(next)) {
+        tracing::debug!(%error, topic, partition, next, "an offset cannot be committed");
+    }
 }
 
 impl Ledger {
@@ -83,37 +118,70 @@ impl Ledger {
 
 impl Member {
     fn commit(&self, mode: CommitMode) {
-        let handled = std::mem::take(&mut self.consumer.context().state().handled);
-        if let Err(error) = commit(&self.consumer, &handled, mode) {
-            // Not lost: the records come again and the inbox knows them.
-            tracing::debug!(%error, "offsets were not committed");
+        let handled = self.consumer.context().state().take_uncommitted();
+        commit(&self.consumer, &handled, mode);
+    }
+
+    /// The next record the client will deliver from the partition, if it knows.
+    fn position(&self, positions: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
+        match positions.find_partition(topic, partition)?.offset() {
+            Offset::Offset(next) => Some(next),
+            _ => None,
         }
+    }
+
+    /// Where it began, when it has not delivered anything yet.
+    fn committed(&self, topic: &str, partition: i32) -> KafkaResult<Option<i64>> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = self.consumer.committed_offsets(list, WATERMARK_TIMEOUT)?;
+        Ok(self.position(&committed, topic, partition))
+    }
+
+    fn ends(&self) -> KafkaResult<Vec<Backlog>> {
+        let places: Vec<_> = {
+            let state = self.consumer.context().state();
+            let unpaused = state.assigned.iter().filter(|(_, share)| !share.paused);
+            unpaused.map(|(place, _)| place.clone()).collect()
+        };
+        let positions = self.consumer.position()?;
+        let mut backlog = Vec::with_capacity(places.len());
+        for (topic, partition) in places {
+            let (low, end) =
+                self.consumer
+                    .fetch_watermarks(&topic, partition, WATERMARK_TIMEOUT)?;
+            let position = match self.position(&positions, &topic, partition) {
+                Some(position) => position,
+                None => self.committed(&topic, partition)?.unwrap_or(low),
+            };
+            backlog.push(Backlog {
+                topic,
+                partition,
+                position,
+                end,
+            });
+        }
+        Ok(backlog)
     }
 }
 
-fn commit(
-    consumer: &BaseConsumer<Ledger>,
-    handled: &Positions,
-    mode: CommitMode,
-) -> KafkaResult<()> {
-    if handled.is_empty() {
-        return Ok(());
+/// An offset that is not committed is not lost: the records come again and the inbox knows them.
+fn commit(consumer: &BaseConsumer<Ledger>, handled: &TopicPartitionList, mode: CommitMode) {
+    if handled.count() == 0 {
+        return;
     }
-    let mut list = TopicPartitionList::new();
-    for ((topic, partition), next) in handled {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*next))?;
+    if let Err(error) = consumer.commit(handled, mode) {
+        tracing::debug!(%error, "offsets were not committed");
     }
-    consumer.commit(&list, mode)
 }
 
 impl Subscription for Member {
     fn poll(&self, timeout: Duration) -> Result<Option<Record>, Error> {
         let due = {
             let state = self.consumer.context().state();
-            !state.handled.is_empty()
-                && state
-                    .committed_at
-                    .is_none_or(|at| at.elapsed() > COMMIT_INTERVAL)
+            state
+                .committed_at
+                .is_none_or(|at| at.elapsed() > COMMIT_INTERVAL)
         };
         if due {
             self.commit(CommitMode::Async);
@@ -149,6 +217,10 @@ impl Subscription for Member {
             // The partition was taken away meanwhile.
             tracing::debug!(%error, topic, partition, paused, "pause");
         }
+        let mut state = self.consumer.context().state();
+        if let Some(share) = state.assigned.get_mut(&(topic.to_owned(), partition)) {
+            share.paused = paused;
+        }
     }
 
     fn has_joined(&self) -> bool {
@@ -159,11 +231,24 @@ impl Subscription for Member {
         std::mem::take(&mut self.consumer.context().state().revoked)
     }
 
-    fn handled(&self, topic: &str, partition: i32, next_offset: i64) {
+    fn assignment(&self, topic: &str, partition: i32) -> Option<u64> {
+        let state = self.consumer.context().state();
+        let share = state.assigned.get(&(topic.to_owned(), partition))?;
+        Some(share.assignment)
+    }
+
+    fn handled(&self, topic: &str, partition: i32, assignment: u64, next_offset: i64) {
         let mut state = self.consumer.context().state();
-        state
-            .handled
-            .insert((topic.to_owned(), partition), next_offset);
+        let share = state.assigned.get_mut(&(topic.to_owned(), partition));
+        if let Some(share) = share.filter(|share| share.assignment == assignment) {
+            share.handled = Some(next_offset);
+            share.uncommitted = true;
+        }
+    }
+
+    fn backlog(&self) -> Result<Vec<Backlog>, Error> {
+        self.ends()
+            .map_err(|error| Error::Broker(error.to_string()))
     }
 
     fn leave(&self) {
@@ -183,36 +268,68 @@ impl ClientContext for Ledger {
 }
 
 impl ConsumerContext for Ledger {
-    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        if let Rebalance::Assign(_) = rebalance {
-            self.state().joined = true;
+    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        match rebalance {
+            Rebalance::Assign(partitions) => self.assigned(partitions),
+            Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
+            Rebalance::Error(_) => {}
         }
     }
 
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Revoke(partitions) = rebalance else {
-            return;
-        };
-        let revoked: Vec<_> = partitions
-            .elements()
-            .iter()
-            .map(|element| (element.topic().to_owned(), element.partition()))
-            .collect();
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         let mut state = self.state();
-        let handled: Positions = revoked
-            .iter()
-            .filter_map(|place| Some((place.clone(), state.handled.remove(place)?)))
-            .collect();
-        state.revoked.extend(revoked);
-        drop(state);
-        // In time for the next owner, so that it does not begin with duplicates.
-        if let Err(error) = commit(consumer, &handled, CommitMode::Sync) {
-            tracing::debug!(%error, "offsets were not committed before a rebalance");
+        for element in offsets.elements() {
+            if result.is_ok() && element.error().is_ok() {
+                continue;
+            }
+            let place = (element.topic().to_owned(), element.partition());
+            if let Some(share) = state.assigned.get_mut(&place) {
+                share.uncommitted = true;
+            }
         }
     }
 }
 
-fn record(message: &BorrowedMessage<'_>) -> Record {
+impl Ledger {
+    /// Before the first record of the assignment can come.
+    fn assigned(&self, partitions: &TopicPartitionList) {
+        let mut state = self.state();
+        state.joined = true;
+        for element in partitions.elements() {
+            state.assignments += 1;
+            let share = Share {
+                assignment: state.assignments,
+                paused: false,
+                handled: None,
+                uncommitted: false,
+            };
+            let place = (element.topic().to_owned(), element.partition());
+            state.assigned.insert(place, share);
+        }
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let mut handled = TopicPartitionList::new();
+        let mut state = self.state();
+        for element in partitions.elements() {
+            let place = (element.topic().to_owned(), element.partition());
+            if let Some(share) = state.assigned.remove(&place)
+                && let Some(next) = share.handled.filter(|_| share.uncommitted)
+            {
+                add(&mut handled, &place.0, place.1, next);
+            }
+            state.revoked.push(place);
+        }
+        drop(state);
+        // In time for the next owner, so that it does not begin with duplicates. Where the group has
+        // given them away already it is too late, and would only hold up this thread.
+        if !consumer.assignment_lost() {
+            commit(consumer, &handled, CommitMode::Sync);
+        }
+    }
+}
+
+pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     // rdkafka panics at a header whose name is not UTF-8. Such a record is not ours; without its
     // headers the parser says so.
     let headers = catch_unwind(AssertUnwindSafe(|| headers(message))).unwrap_or_default();

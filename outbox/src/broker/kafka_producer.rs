@@ -26,9 +26,14 @@ pub(super) fn open(
     tuning: &Tuning,
     deliveries: Deliveries,
 ) -> Result<Box<dyn Producer>, Error> {
+    // A record larger than the queue would find it full for ever.
+    let queue_kib = tuning.queue_kib.max(tuning.max_record_bytes / 1024 + 1);
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // When a batch is refused, what was sent after it to the same partition must not arrive
+        // before it is sent again: the producer stops, and a new one begins at the cursor.
+        .set("enable.gapless.guarantee", "true")
         // With a timeout, librdkafka delivers a younger message of a key before an expired older
         // one. The relay watches ages itself.
         .set("message.timeout.ms", "0")
@@ -36,9 +41,10 @@ pub(super) fn open(
         .set("partitioner", "murmur2_random")
         .set("compression.type", "lz4")
         .set("linger.ms", tuning.linger_ms.to_string())
-        .set("queue.buffering.max.kbytes", tuning.queue_kib.to_string())
-        // The client's limit counts key and headers too; the broker's own is a little higher.
-        .set("message.max.bytes", "1048576")
+        .set("queue.buffering.max.kbytes", queue_kib.to_string())
+        // The client's own limit for a record, which counts key and headers too.
+        .set("message.max.bytes", tuning.max_record_bytes.to_string())
+        .set("batch.size", tuning.batch_bytes.to_string())
         // A topic that appears is noticed within ten seconds, not five minutes.
         .set("topic.metadata.refresh.interval.ms", "10000")
         // An unknown topic is said to be unknown after 5 s, not 30.

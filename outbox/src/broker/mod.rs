@@ -5,12 +5,13 @@
 mod embedded;
 mod kafka;
 mod kafka_consumer;
+mod kafka_describe;
 mod kafka_producer;
 mod seam;
 
 pub use embedded::Embedded;
 pub use kafka::Kafka;
 pub use seam::{
-    Broker, Deliveries, Delivery, Failure, FailureClass, Outgoing, Producer, Record, SendError,
-    Subscription, Topic, Tuning,
+    Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass, Limits,
+    OnPoison, Outgoing, Producer, Record, Retention, SendError, Subscription, Topic, Tuning,
 };

@@ -1,6 +1,6 @@
 //! What the pipe needs of a broker.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{future::ready, str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
@@ -13,6 +13,16 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Fails with [`Error::Broker`] when the broker is away or refuses.
     fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// The largest record that each of these topics takes, in bytes, as a batch of its own and with
+    /// everything that is sent. `None` where the broker does not say: the topic is unknown to it, or
+    /// the question not permitted. A broker that is not asked for anything says nothing.
+    ///
+    /// Fails with [`Error::Broker`] when the broker is away.
+    fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
+        let silent = topics.iter().map(|topic| (topic.clone(), None)).collect();
+        Box::pin(async { Ok(silent) })
+    }
 
     /// Asks whether the broker answers, for readiness. Fails with [`Error::Broker`].
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;
@@ -27,7 +37,72 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Fails with [`Error::Broker`] only when its settings are wrong.
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error>;
+
+    /// How long each of the topics is kept, in the order given. A broker that does not know says so
+    /// for all of them.
+    ///
+    /// Fails with [`Error::Broker`] when it does not answer.
+    fn retention<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Retention>, Error>> {
+        Box::pin(ready(Ok(vec![Retention::Unknown; topics.len()])))
+    }
+
+    /// What the broker says of each of the topics, in their order, for whoever looks it over.
+    ///
+    /// Fails with [`Error::Broker`] when it is away, or is of a kind that does not tell.
+    fn describe<'a>(
+        &'a self,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
+        let _ = topics;
+        Box::pin(async { Err(Error::Broker("this broker does not describe topics".to_owned())) })
+    }
+
+    /// The newest records of a topic, at most `each` of every partition, in no group.
+    ///
+    /// Fails with [`Error::Broker`] when it is away, or is of a kind that does not tell.
+    fn newest<'a>(
+        &'a self,
+        topic: &'a str,
+        each: usize,
+    ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
+        let _ = (topic, each);
+        Box::pin(async { Err(Error::Broker("this broker shows no records".to_owned())) })
+    }
 }
+
+/// A topic as it is at the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has; `None` when it does not exist.
+    pub partitions: Option<usize>,
+    /// The largest batch of records it takes, in bytes; `None` when the broker does not say.
+    pub max_bytes: Option<i64>,
+    /// How long it keeps records, in milliseconds, -1 for ever; `None` when the broker does not say.
+    pub retention_ms: Option<i64>,
+}
+
+/// How long a topic's records can be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Nobody can say: a broker without topic settings, a topic that is not there yet, no permission.
+    Unknown,
+    /// At least so long; the broker removes whole segments, so some records stay longer.
+    For(Duration),
+    /// Never removed by age.
+    Forever,
+}
+
+/// The largest record of a topic whose limit is not known, in bytes: what Kafka takes by default, but
+/// for a dozen bytes.
+pub const DEFAULT_MAX_BYTES: usize = 1 << 20;
+
+/// Topics with the largest record that each takes, in bytes; `None` where nobody says.
+pub type Limits = Vec<(String, Option<usize>)>;
 
 /// A topic as it should exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +111,8 @@ pub struct Topic {
     pub name: String,
     /// Used when it is created; the upper bound of its consumers' parallelism.
     pub partitions: u16,
+    /// What happens to later messages of a key whose message was refused for good.
+    pub on_poison: OnPoison,
 }
 
 impl Topic {
@@ -44,6 +121,53 @@ impl Topic {
         Self {
             name: name.into(),
             partitions,
+            on_poison: OnPoison::default(),
+        }
+    }
+
+    /// With this policy for the keys of refused messages, instead of [`OnPoison::BlockKey`].
+    #[must_use]
+    pub fn on_poison(mut self, on_poison: OnPoison) -> Self {
+        self.on_poison = on_poison;
+        self
+    }
+}
+
+/// What happens to later messages of a key whose message was refused for good: by the broker on the
+/// way out ([`Topic`]), by the handler on the way in
+/// ([`incoming::Config`](crate::incoming::Config)). A message without a key has no followers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnPoison {
+    /// They are parked behind it until an operator has decided: for events, whose order matters.
+    #[default]
+    BlockKey,
+    /// They flow on: for commands and replies, which do not depend on order. A blocked key would park
+    /// the compensation that is needed.
+    SkipMessage,
+}
+
+impl OnPoison {
+    /// As in `outbox.topic.on_poison`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BlockKey => "block-key",
+            Self::SkipMessage => "skip-message",
+        }
+    }
+}
+
+impl FromStr for OnPoison {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "block-key" => Ok(Self::BlockKey),
+            "skip-message" => Ok(Self::SkipMessage),
+            // The table's constraint allows no other.
+            other => Err(Error::permanent(format!(
+                "{other} is not a policy: block-key or skip-message"
+            ))),
         }
     }
 }
@@ -56,6 +180,36 @@ pub struct Tuning {
     pub linger_ms: f64,
     /// Memory for records not yet acknowledged, in KiB.
     pub queue_kib: usize,
+    /// The largest record that is given to the broker at all, in bytes: at least what the topic with
+    /// the highest limit takes.
+    pub max_record_bytes: usize,
+    /// The largest batch of several records, in bytes: at most what the topic with the lowest limit
+    /// takes, because a batch that is too large is refused as a whole.
+    pub batch_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            linger_ms: 0.5,
+            queue_kib: 64 << 10,
+            max_record_bytes: DEFAULT_MAX_BYTES,
+            batch_bytes: 1_000_000,
+        }
+    }
+}
+
+impl Tuning {
+    /// For topics whose limits are these, see
+    /// [`largest_and_smallest_limit`](crate::outgoing::largest_and_smallest_limit).
+    #[must_use]
+    pub fn for_limits(self, (largest, smallest): (usize, usize)) -> Self {
+        Self {
+            max_record_bytes: self.max_record_bytes.max(largest),
+            batch_bytes: self.batch_bytes.min(smallest),
+            ..self
+        }
+    }
 }
 
 /// Where a producer reports.
@@ -145,8 +299,31 @@ pub struct Record {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// A partition, and a place in it or none.
-pub(super) type Positions = BTreeMap<(String, i32), i64>;
+impl Record {
+    /// What it takes in memory, roughly, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let bytes = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| 64 + name.len() + bytes(value))
+            .sum();
+        size_of::<Self>() + self.topic.len() + bytes(&self.key) + bytes(&self.payload) + headers
+    }
+}
+
+/// Where a client stands in a partition that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's partition.
+    pub partition: i32,
+    /// The next record it will deliver.
+    pub position: i64,
+    /// Where the broker will append the next record.
+    pub end: i64,
+}
 
 /// A member of a consumer group. One thread polls; anyone may call the rest.
 pub trait Subscription: Send + Sync {
@@ -166,9 +343,22 @@ pub trait Subscription: Send + Sync {
     /// Partitions taken away since the last call.
     fn take_revoked(&self) -> Vec<(String, i32)>;
 
+    /// Names the partition's present assignment to this member; `None` when it is not assigned. A
+    /// partition that was taken away and came back has another. Called by the thread that polls.
+    fn assignment(&self, topic: &str, partition: i32) -> Option<u64>;
+
     /// Notes that everything below `next_offset` is handled; committed now and then, when the
-    /// partition is taken away, and by [`Subscription::leave`].
-    fn handled(&self, topic: &str, partition: i32, next_offset: i64);
+    /// partition is taken away, and by [`Subscription::leave`]. Ignored when `assignment` is over: the
+    /// partition's offset is another's business then, or that of a later assignment.
+    fn handled(&self, topic: &str, partition: i32, assignment: u64, next_offset: i64);
+
+    /// Where the client stands in the partitions that are assigned and not paused. Asks the broker
+    /// and blocks for as long as that takes, a few seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broker`] when the broker does not answer.
+    fn backlog(&self) -> Result<Vec<Backlog>, Error>;
 
     /// Commits what is noted and leaves the group. Blocks, with a deadline.
     fn leave(&self);

@@ -1,8 +1,9 @@
 //! The consumer: takes part in a consumer group and applies each message once.
 //!
 //! Promised: a handler's effect in the database happens once per message, in the order of the
-//! partition; a message that cannot be handled is kept in `outbox.inbox_parked` and the rest flow
-//! on. Not promised: order around a parked message, and exactly-once for effects outside of `tx`.
+//! partition; a message that cannot be handled is kept in `outbox.inbox_parked`, by default with what
+//! comes after it on its key, and the rest flow on. Not promised: exactly-once for effects outside of
+//! `tx`.
 //!
 //! If it dies, the offsets committed so far are where its successor begins; what was handled after
 //! them comes again and the inbox knows it.
@@ -16,37 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Error,
     broker::Broker,
-    incoming::{Handler, pump, worker::Worker},
+    incoming::{
+        Config, Handler, parking::replayer, pump, retention, watchdog::Watchdog, worker::Worker,
+    },
 };
-
-/// Settings of a consumer.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Most messages in one transaction; by default 200. Participants of sagas open a savepoint
-    /// for each: at most 50 there, or every snapshot on the server slows down.
-    pub batch: usize,
-    /// Attempts at a message that fails transiently before it is parked; by default 8. Failures of
-    /// the database itself are not counted.
-    pub attempts: u32,
-    /// First pause between two attempts; it doubles, with jitter. By default 50 ms.
-    pub backoff: Duration,
-    /// Longest pause between two attempts; by default 5 s.
-    pub backoff_max: Duration,
-    /// How long a stopping consumer waits for its workers; by default 6 s.
-    pub grace: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            batch: 200,
-            attempts: 8,
-            backoff: Duration::from_millis(50),
-            backoff_max: Duration::from_secs(5),
-            grace: Duration::from_secs(6),
-        }
-    }
-}
 
 /// A named reader of some topics.
 pub struct Consumer<H> {
@@ -88,7 +62,7 @@ impl<H: Handler> Consumer<H> {
     /// Replaces the settings.
     #[must_use]
     pub fn with(mut self, config: Config) -> Self {
-        self.worker.config = Arc::new(config);
+        self.worker.handling.config = Arc::new(config);
         self
     }
 
@@ -103,20 +77,50 @@ impl<H: Handler> Consumer<H> {
     ///
     /// # Errors
     ///
-    /// [`Error::Broker`] when the settings are refused by the client; outages are waited out.
+    /// [`Error::Permanent`] at start when the inbox would forget messages that can still come, see
+    /// [`Config::retention`]; [`Error::Broker`] when the settings are refused by the client. Outages
+    /// are waited out.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        let handling = &self.worker.handling;
+        let (config, pool) = (&handling.config, &handling.pool);
+        retention::check(&*self.broker, &self.topics, config, &shutdown).await?;
+        // Before the first message, so that it finds its day.
+        shutdown
+            .run_until_cancelled(retention::keep(pool, config))
+            .await;
+        // Tasks of their own, because a transaction must not be dropped half begun; they end when
+        // this does, in whatever way.
+        let stop = shutdown.child_token();
+        let _stop = stop.clone().drop_guard();
+        tokio::spawn(retention::run(
+            pool.clone(),
+            Config::clone(config),
+            stop.clone(),
+        ));
+        let replaying = tokio::spawn(replayer::run(handling.clone(), stop.clone()));
+        self.consume(&shutdown).await?;
+        stop.cancel();
+        // It was told at the same time as the workers, and has had their grace.
+        let _ = tokio::time::timeout(Duration::from_secs(1), replaying).await;
+        Ok(())
+    }
+
+    async fn consume(&self, shutdown: &CancellationToken) -> Result<(), Error> {
+        let handling = &self.worker.handling;
+        let mut watchdog = Watchdog::new(handling.label(), handling.config.stalled_after);
         while !shutdown.is_cancelled() {
-            let subscription = self.broker.subscribe(&self.worker.name, &self.topics)?;
-            tracing::info!(consumer = &*self.worker.name, topics = ?self.topics, "consuming");
+            let subscription = self.broker.subscribe(&handling.name, &self.topics)?;
+            tracing::info!(consumer = &*handling.name, topics = ?self.topics, "consuming");
             let ended = pump::run(
-                Arc::from(subscription),
+                subscription,
                 self.worker.clone(),
                 self.joined.clone(),
+                &mut watchdog,
                 shutdown.clone(),
             )
             .await;
             if let Err(error) = ended {
-                tracing::warn!(%error, consumer = &*self.worker.name, "left the group, joining anew");
+                tracing::warn!(%error, consumer = &*handling.name, "left the group, joining anew");
                 sleep(Duration::from_secs(1)).await;
             }
         }

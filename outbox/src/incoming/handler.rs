@@ -10,6 +10,9 @@ use crate::{Error, message::Received};
 ///
 /// What it writes through `tx` happens once per message. Whatever it does outside of `tx` may
 /// happen again: the transaction can be rolled back after `handle` returned.
+///
+/// Who can do better with many messages at once than with one after another implements
+/// [`BatchHandler`] instead.
 pub trait Handler: Send + Sync + 'static {
     /// Called once per transaction with its new messages, before the first is handled: the place
     /// to take row locks in one order, so that two batches cannot deadlock.
@@ -38,4 +41,56 @@ pub trait Handler: Send + Sync + 'static {
         tx: &mut PgTransaction<'_>,
         message: &Received,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Handles the new messages of a transaction together: one `insert … select from unnest(…)` instead
+/// of one insert for each. Everything said of [`Handler`] holds; a [`Batched`] one is a [`Handler`].
+///
+/// ```
+/// # use outbox::{BatchHandler, Error, Received};
+/// struct Seen;
+///
+/// impl BatchHandler for Seen {
+///     async fn handle_batch(
+///         &self,
+///         tx: &mut sqlx::PgTransaction<'_>,
+///         batch: &[Received],
+///     ) -> Result<(), Error> {
+///         let keys: Vec<&str> = batch.iter().map(|message| message.key.as_str()).collect();
+///         sqlx::query("insert into seen select unnest($1::text[])")
+///             .bind(keys)
+///             .execute(&mut **tx)
+///             .await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait BatchHandler: Send + Sync + 'static {
+    /// Handles messages of one partition, in the order given. There is at least one; duplicates
+    /// have been taken out.
+    ///
+    /// # Errors
+    ///
+    /// Any error rolls the whole batch back, and it is redone with slices of one: an error there is
+    /// that message's own, see [`Handler::handle`].
+    fn handle_batch(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Makes a [`Handler`] of a [`BatchHandler`]: `Consumer::new(…, Batched(handler))`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Batched<B>(pub B);
+
+impl<B: BatchHandler> Handler for Batched<B> {
+    /// Does all the work: it is what sees the new messages of a transaction together.
+    async fn prepare(&self, tx: &mut PgTransaction<'_>, batch: &[Received]) -> Result<(), Error> {
+        self.0.handle_batch(tx, batch).await
+    }
+
+    async fn handle(&self, _: &mut PgTransaction<'_>, _: &Received) -> Result<(), Error> {
+        Ok(())
+    }
 }

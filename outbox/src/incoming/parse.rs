@@ -16,25 +16,37 @@ pub(crate) struct Unreadable {
     pub(crate) reason: String,
 }
 
-/// Reads the attributes of CloudEvents' binary mode.
-pub(crate) fn parse(record: &Record) -> Result<Received, Unreadable> {
+/// Reads the attributes of CloudEvents' binary mode. The payload moves from the record into the
+/// message; an unreadable record keeps it.
+pub(crate) fn parse(record: &mut Record) -> Result<Received, Unreadable> {
     let mut headers = Headers::new();
+    let (mut version, mut id, mut kind, mut source, mut time) = (None, None, None, None, None);
     for (name, value) in &record.headers {
         let Some(value) = value else { continue };
         let Ok(value) = std::str::from_utf8(value) else {
             return Err(unreadable(record, format!("header {name} is not UTF-8")));
         };
-        headers.insert(name.clone(), value.to_owned());
+        match name.as_str() {
+            "ce_specversion" => version = Some(value),
+            "ce_id" => id = Some(value),
+            "ce_type" => kind = Some(value),
+            "ce_source" => source = Some(value),
+            "ce_time" => time = DateTime::parse_from_rfc3339(value).ok(),
+            "ce_subject" => {}
+            _ => {
+                headers.insert(name.clone(), value.to_owned());
+            }
+        }
     }
-    let mut take = |name: &str| {
-        headers
-            .remove(name)
+    let given = |name: &str, value: Option<&str>| {
+        value
+            .map(str::to_owned)
             .ok_or_else(|| unreadable(record, format!("header {name} is missing")))
     };
-    let version = take("ce_specversion")?;
-    let id = take("ce_id")?;
-    let kind = take("ce_type")?;
-    let source = take("ce_source")?;
+    let version = given("ce_specversion", version)?;
+    let id = given("ce_id", id)?;
+    let kind = given("ce_type", kind)?;
+    let source = given("ce_source", source)?;
     if version != "1.0" {
         return Err(unreadable(
             record,
@@ -43,11 +55,6 @@ pub(crate) fn parse(record: &Record) -> Result<Received, Unreadable> {
     }
     let id = Uuid::parse_str(&id)
         .map_err(|_| unreadable(record, "header ce_id is not a UUID".to_owned()))?;
-    let time = headers
-        .remove("ce_time")
-        .and_then(|time| DateTime::parse_from_rfc3339(&time).ok())
-        .map(|time| time.with_timezone(&Utc));
-    headers.remove("ce_subject");
     let key = match &record.key {
         None => String::new(),
         Some(key) => String::from_utf8(key.clone())
@@ -69,8 +76,8 @@ pub(crate) fn parse(record: &Record) -> Result<Received, Unreadable> {
         key,
         kind,
         source,
-        time,
-        payload: record.payload.clone(),
+        time: time.map(|time| time.with_timezone(&Utc)),
+        payload: record.payload.take(),
         headers,
     })
 }
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_record_of_ours_is_read() {
-        let received = parse(&record(&GOOD)).unwrap();
+        let received = parse(&mut record(&GOOD)).unwrap();
         assert_eq!(received.kind, "order.placed.v1");
         assert_eq!(received.key, "k");
         assert_eq!(received.header("traceparent"), Some("00-1-2-01"));
@@ -129,7 +136,7 @@ mod tests {
     fn each_missing_attribute_is_named() {
         for (missing, _) in &GOOD[..4] {
             let rest: Vec<_> = GOOD.iter().filter(|(n, _)| n != missing).copied().collect();
-            let error = parse(&record(&rest)).unwrap_err();
+            let error = parse(&mut record(&rest)).unwrap_err();
             assert!(error.reason.contains(missing), "{}", error.reason);
         }
     }
@@ -139,7 +146,7 @@ mod tests {
         let with = |name, value: &'static [u8]| {
             let mut headers: Vec<_> = GOOD.iter().filter(|(n, _)| *n != name).copied().collect();
             headers.push((name, value));
-            parse(&record(&headers))
+            parse(&mut record(&headers))
         };
         assert!(with("x", b"\xff\xfe").is_err());
         assert!(with("x", b"a\0b").is_err());
@@ -147,15 +154,15 @@ mod tests {
         assert!(with("ce_specversion", b"0.3").is_err());
         let mut keyed = record(&GOOD);
         keyed.key = Some(vec![0xff]);
-        assert!(parse(&keyed).is_err());
+        assert!(parse(&mut keyed).is_err());
     }
 
     #[test]
     fn an_unreadable_record_has_the_same_id_each_time_and_its_neighbour_another() {
-        let first = parse(&record(&[])).unwrap_err();
-        assert_eq!(first, parse(&record(&[])).unwrap_err());
+        let first = parse(&mut record(&[])).unwrap_err();
+        assert_eq!(first, parse(&mut record(&[])).unwrap_err());
         let mut neighbour = record(&[]);
         neighbour.offset += 1;
-        assert_ne!(first.id, parse(&neighbour).unwrap_err().id);
+        assert_ne!(first.id, parse(&mut neighbour).unwrap_err().id);
     }
 }

@@ -1,11 +1,20 @@
-//! The statements on `outbox.inbox` and `outbox.inbox_parked`: no other file has any.
+//! The statements on `outbox.inbox`: no other file has any.
 
-use std::fmt::Write as _;
+use std::time::Duration;
 
-use sqlx::PgTransaction;
+use sqlx::{PgPool, PgTransaction, postgres::types::PgInterval};
 use uuid::Uuid;
 
-use crate::{Error, broker::Record};
+use crate::Error;
+
+/// A transaction that sees in each statement what others have committed while the one before it
+/// waited: READ COMMITTED, whatever the database's default. The inbox and the parking protocol rely
+/// on it.
+pub(crate) async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, Error> {
+    Ok(pool
+        .begin_with("begin isolation level read committed")
+        .await?)
+}
 
 /// Notes messages as handled by `consumer` and returns the ids that were not handled before.
 ///
@@ -40,56 +49,30 @@ pub(crate) async fn must_be_alive(tx: &mut PgTransaction<'_>) -> Result<(), Erro
     Ok(())
 }
 
-/// Why a message is parked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Sickness {
-    /// One of the words in `inbox_parked_class_is_known`.
-    pub(crate) class: &'static str,
-    pub(crate) reason: String,
-    pub(crate) attempts: i32,
+/// What a call of `outbox.keep_inbox` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// Days added.
+    pub(crate) created: i32,
+    /// Days dropped.
+    pub(crate) dropped: i32,
+    /// Old rows deleted outside of the days.
+    pub(crate) deleted: i32,
 }
 
-/// Keeps a full copy of a message that could not be handled.
-pub(crate) async fn park(
-    tx: &mut PgTransaction<'_>,
-    consumer: &str,
-    id: Uuid,
-    record: &Record,
-    sickness: &Sickness,
-) -> Result<(), Error> {
-    let headers: Vec<_> = record
-        .headers
-        .iter()
-        .map(|(name, value)| {
-            let name = name.replace('\0', "\u{fffd}");
-            serde_json::json!([name, value.as_deref().map(hex)])
-        })
-        .collect();
-    sqlx::query!(
-        r#"insert into outbox.inbox_parked (consumer, message_id, topic, partition, "offset", key,
-                                            payload, headers, class, reason, attempts)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"#,
-        consumer,
-        id,
-        record.topic,
-        record.partition,
-        record.offset,
-        record.key,
-        record.payload,
-        serde_json::Value::Array(headers),
-        sickness.class,
-        sickness.reason.replace('\0', "\u{fffd}"),
-        sickness.attempts,
+/// Adds days ahead and forgets what is older than `retention`.
+pub(crate) async fn keep(pool: &PgPool, retention: Option<Duration>) -> Result<Kept, Error> {
+    let retention = retention.map(|retention| PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(retention.as_micros()).unwrap_or(i64::MAX),
+    });
+    Ok(sqlx::query_as!(
+        Kept,
+        r#"select created as "created!", dropped as "dropped!", deleted as "deleted!"
+           from outbox.keep_inbox($1)"#,
+        retention,
     )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    .fetch_one(pool)
+    .await?)
 }

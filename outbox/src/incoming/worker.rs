@@ -1,25 +1,14 @@
 //! Applies the records of one partition, batch by batch.
 //!
-//! A batch is one transaction: inbox rows, handlers in order, commit. If anything in it fails, it
-//! is rolled back and redone one message at a time, so a sick message is found without savepoints.
+//! A batch is one transaction: inbox rows, what is behind a parked message parked too, handlers in
+//! order, commit. If anything in it fails, it is rolled back and redone one message at a time, so a
+//! sick message is found without savepoints.
 
-use std::{
-    collections::HashSet,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, collections::HashSet, time::Instant};
 
-use futures::FutureExt;
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
-};
-use sqlx::{PgPool, PgTransaction};
-use tokio::{sync::mpsc, time::sleep};
+use sqlx::PgPool;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use crate::{
@@ -27,64 +16,79 @@ use crate::{
     broker::{Record, Subscription},
     incoming::{
         Handler,
-        consumer::Config,
+        budget::{Budget, Failed},
+        handling::Handling,
+        lane::Queue,
+        parking::{Sickness, table as parking},
         parse::{Unreadable, parse},
-        table::{self, Sickness},
+        table::{accept, begin},
     },
     message::Received,
     telemetry,
 };
 
-/// READ COMMITTED whatever the database's default: the inbox relies on seeing a concurrent
-/// inserter's row in the next statement.
-const BEGIN: &str = "begin isolation level read committed";
-
 pub(super) struct Worker<H> {
-    pub(super) name: Arc<str>,
-    pub(super) config: Arc<Config>,
-    pool: PgPool,
-    handler: Arc<H>,
+    pub(super) handling: Handling<H>,
 }
 
 impl<H> Clone for Worker<H> {
     fn clone(&self) -> Self {
         Self {
-            name: Arc::clone(&self.name),
-            config: Arc::clone(&self.config),
-            pool: self.pool.clone(),
-            handler: Arc::clone(&self.handler),
+            handling: self.handling.clone(),
         }
     }
 }
 
+/// The partition a worker works for, while it is assigned.
+pub(super) struct Place {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) assignment: u64,
+}
+
 /// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Handled,
     Duplicate,
+    Parked,
 }
 
-/// Where an attempt failed.
-enum Failed {
-    /// Before the message was looked at: never its fault, whatever the database says (a server that
-    /// is read-only after a failover, a password that was changed).
-    Before(Error),
-    /// While it was handled: its fault, unless the database was away.
-    Within(Error),
+impl Fate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Duplicate => "duplicate",
+            Self::Parked => "parked",
+        }
+    }
 }
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Within(error)
+/// A record whose payload has moved into the message, if it is one.
+struct Item<'a> {
+    record: &'a Record,
+    message: Result<&'a Received, &'a Unreadable>,
+}
+
+impl Item<'_> {
+    fn id(&self) -> Uuid {
+        self.message
+            .map_or_else(|sick| sick.id, |message| message.id)
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        let payload = match self.message {
+            Ok(message) => &message.payload,
+            Err(_) => &self.record.payload,
+        };
+        payload.as_deref()
     }
 }
 
 impl<H: Handler> Worker<H> {
     pub(super) fn new(name: &str, pool: PgPool, handler: H) -> Self {
         Self {
-            name: name.into(),
-            config: Arc::default(),
-            pool,
-            handler: Arc::new(handler),
+            handling: Handling::new(name, pool, handler),
         }
     }
 
@@ -92,176 +96,183 @@ impl<H: Handler> Worker<H> {
     /// is waiting for something to heal.
     pub(super) async fn run(
         &self,
-        mut queue: mpsc::Receiver<Record>,
+        mut queue: Queue,
+        place: &Place,
         subscription: &dyn Subscription,
         stop: &CancellationToken,
     ) {
-        let mut batch = Vec::new();
         while !stop.is_cancelled() {
-            let got = tokio::select! {
-                got = queue.recv_many(&mut batch, self.config.batch) => got,
-                () = stop.cancelled() => 0,
+            let records = tokio::select! {
+                records = queue.take(self.handling.config.batch) => records,
+                () = stop.cancelled() => return,
             };
-            if got == 0 {
+            if records.is_empty() {
                 return;
             }
-            let records = std::mem::take(&mut batch);
-            if let Some((topic, partition, next)) = self.apply(records, stop).await {
-                subscription.handled(&topic, partition, next);
+            let bytes = records.iter().map(Record::size).sum();
+            if let Some(next) = self.apply(records, stop).await {
+                subscription.handled(&place.topic, place.partition, place.assignment, next);
             }
+            queue.done(bytes);
         }
     }
 
-    /// Applies a batch. Returns the place up to which it is done: short of the end only when
+    /// Applies a batch. Returns the offset up to which it is done: short of the end only when
     /// stopped on the way.
-    async fn apply(
-        &self,
-        records: Vec<Record>,
-        stop: &CancellationToken,
-    ) -> Option<(String, i32, i64)> {
-        let place = |record: &Record| (record.topic.clone(), record.partition, record.offset + 1);
-        let parsed: Vec<_> = records.iter().map(parse).collect();
-        let messages: Option<Vec<_>> = parsed.iter().map(|p| p.as_ref().ok().cloned()).collect();
-        if let Some(messages) = messages
-            && self.batch(&messages).await.is_ok()
-        {
-            return records.last().map(place);
+    async fn apply(&self, mut records: Vec<Record>, stop: &CancellationToken) -> Option<i64> {
+        let mut parsed: Vec<_> = records.iter_mut().map(parse).collect();
+        if parsed.iter().all(Result::is_ok) {
+            let messages: Vec<Received> = parsed.into_iter().flatten().collect();
+            if self.batch(&records, &messages).await.is_ok() {
+                return records.last().map(|record| record.offset + 1);
+            }
+            parsed = messages.into_iter().map(Ok).collect();
         }
         let mut done = None;
-        for (record, parsed) in records.iter().zip(parsed) {
-            if !self.one(record, parsed, stop).await {
+        for (record, parsed) in records.iter().zip(&parsed) {
+            let message = parsed.as_ref();
+            if !self.one(&Item { record, message }, stop).await {
                 break;
             }
-            done = Some(place(record));
+            done = Some(record.offset + 1);
         }
         done
     }
 
     /// All of a batch in one transaction.
-    async fn batch(&self, messages: &[Received]) -> Result<(), Error> {
+    async fn batch(&self, records: &[Record], messages: &[Received]) -> Result<(), Error> {
+        let handling = &self.handling;
         let started = Instant::now();
         let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
-        let mut tx = self.pool.begin_with(BEGIN).await?;
-        let mut new: HashSet<Uuid> = table::accept(&mut tx, &self.name, &ids)
+        let mut tx = begin(&handling.pool).await?;
+        let mut new: HashSet<Uuid> = accept(&mut tx, &handling.name, &ids)
             .await?
             .into_iter()
             .collect();
         // Of two copies in one batch the first counts.
-        let fresh: Vec<_> = messages
-            .iter()
-            .filter(|m| new.remove(&m.id))
-            .cloned()
-            .collect();
-        if !fresh.is_empty() {
-            survive(async { self.handler.prepare(&mut tx, &fresh).await }).await?;
+        let is_new: Vec<bool> = ids.iter().map(|id| new.remove(id)).collect();
+        // A statement of its own, after the one that may have waited for another consumer of this
+        // partition: what that one has parked is seen here.
+        let blocked = self.lock_blocked(&mut tx, records, &is_new).await?;
+        let is_blocked = |record: &Record| {
+            let key = handling.blocks(record.key.as_deref());
+            key.is_some_and(|key| blocked.contains(key))
+        };
+        let mut fresh = Cow::Borrowed(messages);
+        let mut parked = 0;
+        if !blocked.is_empty() || is_new.contains(&false) {
+            let mut rest = Vec::with_capacity(messages.len());
+            for ((record, message), is_new) in records.iter().zip(messages).zip(&is_new) {
+                if *is_new && is_blocked(record) {
+                    let (id, payload) = (message.id, message.payload.as_deref());
+                    let sickness = Sickness::blocked();
+                    parking::park(&mut tx, &handling.name, id, record, payload, &sickness).await?;
+                    parked += 1;
+                } else if *is_new {
+                    rest.push(message.clone());
+                }
+            }
+            fresh = Cow::Owned(rest);
         }
-        for message in &fresh {
-            self.handle(&mut tx, message).await?;
-        }
-        table::must_be_alive(&mut tx).await?;
-        tx.commit().await?;
-        self.count("handled", fresh.len());
-        self.count("duplicate", messages.len() - fresh.len());
-        metrics::histogram!(telemetry::INBOX_HANDLER, "consumer" => self.label())
+        handling.handle(&mut tx, &fresh).await?;
+        handling.commit(tx).await?;
+        handling.count("handled", fresh.len());
+        handling.count("parked", parked);
+        handling.count("duplicate", messages.len() - fresh.len() - parked);
+        metrics::histogram!(telemetry::INBOX_HANDLER, "consumer" => handling.label())
             .record(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// One record, until it is handled or parked. Returns whether it is; not when stopped first.
-    async fn one(
+    /// Which keys of the new records are blocked; they stay so until the transaction ends.
+    async fn lock_blocked(
         &self,
-        record: &Record,
-        parsed: Result<Received, Unreadable>,
-        stop: &CancellationToken,
-    ) -> bool {
-        let mut failures = 0;
-        let mut pause = self.config.backoff;
-        let (id, mut sickness) = match &parsed {
-            Ok(message) => (message.id, None),
-            Err(unreadable) => (
-                unreadable.id,
-                Some(Sickness {
-                    class: "unreadable",
-                    reason: unreadable.reason.clone(),
-                    attempts: 0,
-                }),
-            ),
+        tx: &mut sqlx::PgTransaction<'_>,
+        records: &[Record],
+        is_new: &[bool],
+    ) -> Result<HashSet<Vec<u8>>, Error> {
+        let new = records.iter().zip(is_new).filter(|(_, is_new)| **is_new);
+        let mut keys: Vec<&[u8]> = new
+            .filter_map(|(record, _)| self.handling.blocks(record.key.as_deref()))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let Some(first) = records.first().filter(|_| !keys.is_empty()) else {
+            return Ok(HashSet::new());
         };
+        let blocked = parking::lock_blocked(tx, &self.handling.name, &first.topic, &keys).await?;
+        Ok(blocked.into_iter().collect())
+    }
+
+    /// One record, until it is handled or parked. Returns whether it is; not when stopped first.
+    async fn one(&self, item: &Item<'_>, stop: &CancellationToken) -> bool {
+        let config = &self.handling.config;
+        let mut budget = Budget::new(config, item.id());
+        // Unreadable records are born with a sickness.
+        let mut sickness = item
+            .message
+            .err()
+            .map(|sick| Sickness::unreadable(&sick.reason));
         loop {
-            let result = match (&sickness, &parsed) {
-                (None, Ok(message)) => self.single(message).await,
-                (Some(sickness), _) => self.park(id, record, sickness).await,
-                // Unreadable records are born with a sickness.
+            let result = match (&sickness, item.message) {
+                (None, Ok(message)) => self.single(item, message).await,
+                (Some(sickness), _) => self.park(item, sickness).await,
                 (None, Err(_)) => return true,
             };
-            let error = match result {
-                Ok(Fate::Handled) if sickness.is_some() => {
-                    self.count("parked", 1);
-                    return true;
-                }
-                Ok(Fate::Handled) => {
-                    self.count("handled", 1);
-                    return true;
-                }
-                Ok(Fate::Duplicate) => {
-                    self.count("duplicate", 1);
+            let failed = match result {
+                Ok(fate) => {
+                    self.handling.count(fate.as_str(), 1);
                     return true;
                 }
                 Err(failed) => failed,
             };
-            let (error, blamed) = match error {
-                Failed::Before(error) => (error, false),
-                Failed::Within(error) => {
-                    let blamed = !error.is_database_outage();
-                    (error, blamed)
-                }
-            };
-            // Otherwise it is nobody's fault: wait for as long as it takes.
-            if blamed && sickness.is_none() {
-                failures += 1;
-                let class = if error.is_transient() {
-                    "exhausted"
-                } else {
-                    "refused"
-                };
-                if class == "refused" || failures >= self.config.attempts {
-                    sickness = Some(Sickness {
-                        class,
-                        reason: error.to_string(),
-                        attempts: i32::try_from(failures).unwrap_or(i32::MAX),
-                    });
+            if sickness.is_none() {
+                sickness = budget.spend(&failed, config);
+                if sickness.is_some() {
                     continue;
                 }
             }
-            metrics::counter!(telemetry::INBOX_RETRIES, "consumer" => self.label()).increment(1);
-            tracing::warn!(%error, message_id = %id, consumer = &*self.name, "will try again");
+            let (error, consumer) = (failed.error(), self.handling.label());
+            tracing::warn!(%error, message_id = %item.id(), %consumer, "will try again");
+            metrics::counter!(telemetry::INBOX_RETRIES, "consumer" => consumer).increment(1);
             tokio::select! {
-                () = sleep(jittered(pause, id)) => {}
+                () = sleep(budget.pause(config)) => {}
                 () = stop.cancelled() => return false,
             }
-            pause = (pause * 2).min(self.config.backoff_max);
         }
     }
 
     /// One message in a transaction of its own.
-    async fn single(&self, message: &Received) -> Result<Fate, Failed> {
+    async fn single(&self, item: &Item<'_>, message: &Received) -> Result<Fate, Failed> {
         let Some(mut tx) = self.accept(message.id).await? else {
             return Ok(Fate::Duplicate);
         };
+        let blocked = self
+            .lock_blocked(&mut tx, std::slice::from_ref(item.record), &[true])
+            .await
+            .map_err(Failed::Before)?;
+        let handling = &self.handling;
+        if !blocked.is_empty() {
+            return self.keep(tx, item, &Sickness::blocked()).await;
+        }
         let batch = std::slice::from_ref(message);
-        survive(async { self.handler.prepare(&mut tx, batch).await }).await?;
-        self.handle(&mut tx, message).await?;
-        table::must_be_alive(&mut tx).await?;
-        tx.commit().await.map_err(Error::from)?;
+        handling
+            .handle(&mut tx, batch)
+            .await
+            .map_err(Failed::Within)?;
+        handling.commit(tx).await.map_err(Failed::Within)?;
         Ok(Fate::Handled)
     }
 
     /// Begins a transaction with the message's inbox row; `None` when it is a duplicate. Whatever
     /// fails here, the message has not been looked at.
-    async fn accept(&self, id: Uuid) -> Result<Option<PgTransaction<'static>>, Failed> {
+    async fn accept(&self, id: Uuid) -> Result<Option<sqlx::PgTransaction<'static>>, Failed> {
         let accepting = async {
-            let mut tx = self.pool.begin_with(BEGIN).await?;
-            if table::accept(&mut tx, &self.name, &[id]).await?.is_empty() {
+            let mut tx = begin(&self.handling.pool).await?;
+            if accept(&mut tx, &self.handling.name, &[id])
+                .await?
+                .is_empty()
+            {
                 tx.rollback().await?;
                 return Ok(None);
             }
@@ -270,84 +281,46 @@ impl<H: Handler> Worker<H> {
         accepting.await.map_err(Failed::Before)
     }
 
-    /// Keeps a message that cannot be handled. It counts as handled from then on.
-    async fn park(&self, id: Uuid, record: &Record, sickness: &Sickness) -> Result<Fate, Failed> {
-        let Some(mut tx) = self.accept(id).await? else {
+    /// Parks a message that cannot be handled and blocks its key. It counts as handled from then
+    /// on; where another consumer handled it first, nothing is parked.
+    async fn park(&self, item: &Item<'_>, sickness: &Sickness) -> Result<Fate, Failed> {
+        let Some(mut tx) = self.accept(item.id()).await? else {
             return Ok(Fate::Duplicate);
         };
-        table::park(&mut tx, &self.name, id, record, sickness).await?;
-        tx.commit().await.map_err(Error::from)?;
+        let handling = &self.handling;
+        let (name, topic) = (&handling.name, &item.record.topic);
+        if let Some(key) = handling.blocks(item.record.key.as_deref())
+            && !parking::block(&mut tx, name, topic, key)
+                .await
+                .map_err(Failed::Before)?
+        {
+            // There is a head already: what is wrong with this one shows when its turn comes.
+            return self.keep(tx, item, &Sickness::blocked()).await;
+        }
+        self.keep(tx, item, sickness).await
+    }
+
+    async fn keep(
+        &self,
+        mut tx: sqlx::PgTransaction<'_>,
+        item: &Item<'_>,
+        sickness: &Sickness,
+    ) -> Result<Fate, Failed> {
+        let (name, record) = (&self.handling.name, item.record);
+        let keeping = async {
+            parking::park(&mut tx, name, item.id(), record, item.payload(), sickness).await?;
+            Ok(tx.commit().await?)
+        };
+        keeping.await.map_err(Failed::Before)?;
         tracing::warn!(
-            consumer = &*self.name,
+            consumer = &**name,
             topic = record.topic,
             partition = record.partition,
             offset = record.offset,
-            class = sickness.class,
+            class = %sickness.class,
             reason = sickness.reason,
             "parked a message in outbox.inbox_parked"
         );
-        Ok(Fate::Handled)
+        Ok(Fate::Parked)
     }
-
-    async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
-        let span = tracing::info_span!(
-            "process",
-            otel.kind = "consumer",
-            messaging.system = "kafka",
-            messaging.destination.name = message.topic,
-            messaging.message.id = %message.id,
-            kind = message.kind,
-        );
-        if let Some(parent) = message
-            .header(telemetry::TRACEPARENT)
-            .and_then(remote_parent)
-        {
-            // Fails only where the span is disabled by a filter.
-            let _ = span.set_parent(parent);
-        }
-        survive(async { self.handler.handle(tx, message).await })
-            .instrument(span)
-            .await
-    }
-
-    fn count(&self, outcome: &'static str, messages: usize) {
-        metrics::counter!(telemetry::INBOX_MESSAGES, "consumer" => self.label(), "outcome" => outcome)
-            .increment(messages as u64);
-    }
-
-    fn label(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-/// A handler that panics must not take its partition with it: the message is parked instead.
-async fn survive(handler: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    AssertUnwindSafe(handler)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err(Error::permanent("the handler panicked")))
-}
-
-/// A pause between half and all of `pause`. The message's id is random enough to keep a crowd of
-/// failed messages apart.
-fn jittered(pause: Duration, id: Uuid) -> Duration {
-    let share = f64::from(id.as_bytes()[15]) / 255.0;
-    pause.mul_f64(0.5 + share / 2.0)
-}
-
-/// Reads a `traceparent` header; `None` when it is not one.
-fn remote_parent(header: &str) -> Option<Context> {
-    let mut parts = header.split('-');
-    let (_version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let parent = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(span).ok()?,
-        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
-        true,
-        TraceState::NONE,
-    );
-    parent
-        .is_valid()
-        .then(|| Context::new().with_remote_span_context(parent))
 }

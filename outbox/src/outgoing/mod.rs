@@ -4,22 +4,23 @@
 //! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
 //! ```
 
-mod cursor;
+pub(crate) mod cursor;
 mod enqueue;
-mod held;
 mod leader;
 mod lease;
+pub(crate) mod parking;
 mod reader;
 mod relay;
 mod ring;
-mod snapshot;
+pub(crate) mod snapshot;
 mod table;
+mod topics;
 mod wire;
 
 pub use enqueue::{
-    MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_PAYLOAD, MAX_TOPIC, enqueue, enqueue_all,
-    lock_key,
+    MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC, enqueue, enqueue_all, lock_key,
 };
 pub use lease::{Holder, lease};
 pub use relay::{Config, Relay, Status};
 pub use table::empty_partition_ahead;
+pub use topics::{declare, largest_and_smallest_limit, refresh_limits};

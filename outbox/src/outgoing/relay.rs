@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     broker::{Broker, Tuning},
+    crash,
     outgoing::{
         leader::{Leader, patiently},
         table,
@@ -68,10 +69,7 @@ impl Default for Config {
             poll_idle: Duration::from_millis(20),
             cursor_interval: Duration::from_millis(50),
             grace: Duration::from_secs(5),
-            tuning: Tuning {
-                linger_ms: 0.5,
-                queue_kib: 64 << 10,
-            },
+            tuning: Tuning::default(),
         }
     }
 }
@@ -85,6 +83,8 @@ pub enum Status {
     Standby,
     /// It publishes.
     Leading,
+    /// It leads, and sends nothing because an operator said so.
+    Paused,
     /// It leads, and the broker has acknowledged nothing for a while.
     Stalled,
 }
@@ -191,7 +191,11 @@ impl Relay {
             "leading"
         );
         metrics::gauge!(telemetry::LEASE_HELD).set(1.0);
-        self.status.send_replace(Status::Leading);
+        self.status.send_replace(match taken.2.paused {
+            true => Status::Paused,
+            false => Status::Leading,
+        });
+        crash::point("after_lease");
         Leader::new(connection, &*self.broker, &self.config, &self.status, taken)?
             .run(shutdown)
             .await

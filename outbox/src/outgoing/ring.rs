@@ -91,6 +91,12 @@ impl Ring {
         self.slots.get(index)?.seq
     }
 
+    /// The highest number of those outstanding; 0 when there are none.
+    pub(crate) fn highest_seq(&self) -> i64 {
+        let seqs = self.slots.iter().filter_map(|slot| slot.seq);
+        seqs.max().unwrap_or(0)
+    }
+
     /// Moves over the unbroken run of acknowledged slots at the front; where it ends is the new
     /// cursor. `None` when nothing moved. `published` is told when each message was enqueued.
     pub(crate) fn advance(&mut self, mut published: impl FnMut(DateTime<Utc>)) -> Option<Cursor> {

@@ -1,4 +1,4 @@
-//! The statements on `outbox.log`, `outbox.relay` and `outbox.parked`: no other file has any.
+//! The relay's statements on `outbox.log` and `outbox.relay`.
 //!
 //! `xid8` and `pg_snapshot` travel as text: the driver has no type for them.
 
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgExecutor, PgTransaction, postgres::PgConnectOptions,
+    AssertSqlSafe, Connection, PgConnection, PgExecutor, postgres::PgConnectOptions,
     types::Json,
 };
 use uuid::Uuid;
 
 use crate::{
-    Error,
-    message::{Headers, Message},
+    Error, crash,
+    message::Headers,
     outgoing::{
         cursor::{Cursor, Cut},
         lease::Lease,
@@ -41,91 +41,6 @@ impl Logged {
     pub(crate) fn bytes(&self) -> usize {
         self.payload.as_ref().map_or(0, Vec::len) + self.key.len() + 256
     }
-}
-
-// ---- writers ----
-
-/// Inserts one row. `durable` switches `synchronous_commit` on for this transaction where it is
-/// off; as a row source its volatile expression is always evaluated.
-pub(crate) async fn append(
-    tx: &mut PgTransaction<'_>,
-    message: &Message,
-    traceparent: Option<&str>,
-) -> Result<(), Error> {
-    let headers = headers(message);
-    sqlx::query!(
-        r#"insert into outbox.log (message_id, topic, key, kind, payload, traceparent, headers)
-           select $1, $2, $3, $4, $5, $6, $7
-           from (select case when current_setting('synchronous_commit') = 'off'
-                             then set_config('synchronous_commit', 'on', true) end) as durable"#,
-        message.id,
-        message.topic,
-        message.key,
-        message.kind,
-        message.payload,
-        traceparent,
-        headers,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// Inserts many rows in the order given.
-pub(crate) async fn append_all(
-    tx: &mut PgTransaction<'_>,
-    messages: &[Message],
-    traceparents: &[Option<String>],
-) -> Result<(), Error> {
-    let ids: Vec<_> = messages.iter().map(|m| m.id).collect();
-    let topics: Vec<_> = messages.iter().map(|m| m.topic.clone()).collect();
-    let keys: Vec<_> = messages.iter().map(|m| m.key.clone()).collect();
-    let kinds: Vec<_> = messages.iter().map(|m| m.kind.clone()).collect();
-    let payloads: Vec<_> = messages.iter().map(|m| m.payload.clone()).collect();
-    let headers: Vec<_> = messages.iter().map(headers).collect();
-    sqlx::query!(
-        r#"insert into outbox.log (message_id, topic, key, kind, payload, traceparent, headers)
-           select m.message_id, m.topic, m.key, m.kind, m.payload, m.traceparent, m.headers
-           from (select case when current_setting('synchronous_commit') = 'off'
-                             then set_config('synchronous_commit', 'on', true) end) as durable,
-                unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[],
-                       $7::jsonb[])
-                with ordinality
-                as m (message_id, topic, key, kind, payload, traceparent, headers, place)
-           order by m.place"#,
-        &ids,
-        &topics,
-        &keys,
-        &kinds,
-        payloads as Vec<Option<Vec<u8>>>,
-        traceparents as &[Option<String>],
-        headers as Vec<Option<serde_json::Value>>,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// The headers as the row has them; null instead of an empty object. `traceparent` has a column.
-fn headers(message: &Message) -> Option<serde_json::Value> {
-    let object: serde_json::Map<_, _> = message
-        .headers
-        .iter()
-        .filter(|(name, _)| name.as_str() != crate::telemetry::TRACEPARENT)
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
-    (!object.is_empty()).then_some(serde_json::Value::Object(object))
-}
-
-pub(crate) async fn lock_key(tx: &mut PgTransaction<'_>, key: &str) -> Result<(), Error> {
-    // The first half keeps our locks apart from the application's own advisory locks.
-    sqlx::query!(
-        "select pg_advisory_xact_lock(hashtext('outbox.lock_key'), hashtext($1))",
-        key
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }
 
 // ---- the relay's session ----
@@ -258,22 +173,33 @@ pub(crate) async fn of_transactions(
 
 // ---- the relay's row ----
 
+/// What a write of the relay's row tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    /// A floor for every snapshot taken after the write is committed, see [`Cut::floor`]: the
+    /// sequence is read while the row is looked for, before its update gives the transaction an id;
+    /// so nothing may be written before it in its transaction. (One below the last value, because a
+    /// sequence never used has a last value that it has not given out.)
+    pub(crate) floor: i64,
+    /// Whether an operator wants nothing to be sent.
+    pub(crate) paused: bool,
+}
+
 /// Takes the lease if it is free and returns it with the cursor to go on from.
-///
-/// The third part is the floor: see [`advance`].
 pub(crate) async fn acquire(
     connection: &mut PgConnection,
     owner: &str,
     lease: Duration,
-) -> Result<Option<(Lease, Cursor, i64)>, Error> {
+) -> Result<Option<(Lease, Cursor, Written)>, Error> {
     let row = sqlx::query!(
         r#"update outbox.relay
            set epoch = epoch + 1, owner = $1,
                lease_until = clock_timestamp() + make_interval(secs => $2)
            from (select last_value from outbox.log_seq offset 0) as sequence
            where lease_until < clock_timestamp()
-           returning sequence.last_value - 1 as "floor!", epoch, settled::text as "settled!", settled_floor,
-                     target::text as "target!", target_floor, last_seq"#,
+           returning sequence.last_value - 1 as "floor!", paused_at is not null as "paused!", epoch,
+                     settled::text as "settled!", settled_floor, target::text as "target!",
+                     target_floor, last_seq"#,
         owner,
         lease.as_secs_f64(),
     )
@@ -292,7 +218,8 @@ pub(crate) async fn acquire(
         },
         last_seq: row.last_seq,
     };
-    Ok(Some((lease, cursor, row.floor)))
+    let (floor, paused) = (row.floor, row.paused);
+    Ok(Some((lease, cursor, Written { floor, paused })))
 }
 
 /// Whether the stored cursor can be this cluster's: `(same identifier, snapshots not ahead)`.
@@ -309,18 +236,14 @@ pub(crate) async fn cursor_is_native(connection: &mut PgConnection) -> Result<(b
 }
 
 /// Renews the lease and writes the cursor down. [`Error::Fenced`] when the lease is another's.
-///
-/// Returns a floor for every snapshot taken after this is committed (see [`Cut::floor`]): the
-/// sequence is read while the row is looked for, before its update gives the transaction an id; so
-/// nothing may be written before this in its transaction. (One below the last value, because a
-/// sequence never used has a last value that it has not given out.)
 pub(crate) async fn advance(
     executor: impl PgExecutor<'_>,
     lease: &Lease,
     length: Duration,
     cursor: &Cursor,
-) -> Result<i64, Error> {
-    let floor = sqlx::query_scalar!(
+) -> Result<Written, Error> {
+    let written = sqlx::query_as!(
+        Written,
         r#"update outbox.relay
            set lease_until = clock_timestamp() + make_interval(secs => $3),
                settled = $4::text::pg_snapshot, settled_floor = $5,
@@ -328,7 +251,7 @@ pub(crate) async fn advance(
                written_at = clock_timestamp()
            from (select last_value from outbox.log_seq offset 0) as sequence
            where epoch = $1 and owner = $2
-           returning sequence.last_value - 1 as "floor!""#,
+           returning sequence.last_value - 1 as "floor!", paused_at is not null as "paused!""#,
         lease.epoch(),
         lease.owner(),
         length.as_secs_f64(),
@@ -340,7 +263,7 @@ pub(crate) async fn advance(
     )
     .fetch_optional(executor)
     .await?;
-    floor.ok_or(Error::Fenced)
+    written.ok_or(Error::Fenced)
 }
 
 /// Gives the lease back, so that a standby need not wait for it to expire.
@@ -366,86 +289,6 @@ pub(crate) async fn holder(executor: impl PgExecutor<'_>) -> Result<Option<(Stri
     .fetch_optional(executor)
     .await?;
     Ok(row.map(|row| (row.owner, row.seconds)))
-}
-
-// ---- parking ----
-
-/// Keeps full copies of messages the broker refused. Those parked already stay as they are.
-pub(crate) async fn park(
-    tx: &mut PgTransaction<'_>,
-    seqs: &[i64],
-    class: &str,
-    reason: &str,
-) -> Result<(), Error> {
-    sqlx::query!(
-        r#"insert into outbox.parked (seq, message_id, topic, key, kind, payload, traceparent,
-                                      headers, created_at, class, reason)
-           select seq, message_id, topic, key, kind, payload, traceparent, headers, created_at,
-                  $2, $3
-           from outbox.log
-           where seq = any($1)
-           on conflict on constraint parked_pkey do nothing"#,
-        seqs,
-        class,
-        reason,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// The topics that have messages waiting for them to heal.
-pub(crate) async fn held_topics(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
-    Ok(
-        sqlx::query_scalar!("select distinct topic from outbox.parked where class = 'held'")
-            .fetch_all(connection)
-            .await?,
-    )
-}
-
-/// Messages waiting for a topic, oldest first.
-pub(crate) async fn held(
-    connection: &mut PgConnection,
-    topic: &str,
-    limit: i64,
-) -> Result<Vec<Logged>, Error> {
-    Ok(sqlx::query_as!(
-        Logged,
-        r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                  headers as "headers: Json<Headers>", created_at
-           from outbox.parked
-           where class = 'held' and topic = $1
-           order by topic, seq
-           limit $2"#,
-        topic,
-        limit,
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-/// Forgets parked messages that were acknowledged after all.
-pub(crate) async fn unpark(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<(), Error> {
-    sqlx::query!("delete from outbox.parked where seq = any($1)", seqs)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
-}
-
-/// A held message that turned out to be refused for its own sake.
-pub(crate) async fn condemn(
-    tx: &mut PgTransaction<'_>,
-    seq: i64,
-    reason: &str,
-) -> Result<(), Error> {
-    sqlx::query!(
-        "update outbox.parked set class = 'poison', reason = $2 where seq = $1",
-        seq,
-        reason,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
 }
 
 // ---- the ring of partitions ----
@@ -508,12 +351,18 @@ pub async fn empty_partition_ahead(connection: &mut PgConnection) -> Result<bool
         tx.rollback().await?;
         return Ok(false);
     }
-    for statement in [format!("truncate {table}"), format!("analyze {table}")] {
-        sqlx::query(AssertSqlSafe(statement))
-            .execute(&mut *tx)
-            .await?;
-    }
+    let truncate = format!("truncate {table}");
+    sqlx::query(AssertSqlSafe(truncate))
+        .execute(&mut *tx)
+        .await?;
+    // Empty statistics; a function, because only the owner may analyze.
+    sqlx::query("select outbox.analyze_log($1)")
+        .bind(ahead as i32)
+        .execute(&mut *tx)
+        .await?;
+    crash::point("before_truncate");
     tx.commit().await?;
+    crash::point("after_truncate");
     Ok(true)
 }
 

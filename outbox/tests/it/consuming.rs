@@ -1,152 +1,23 @@
 //! P4 and P7 on the way in: one effect per message; what cannot be handled is kept, the rest flow.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
-use outbox::{
-    Consumer, Error, Handler, Received,
-    broker::{Kafka, Outgoing, Tuning},
-    incoming::Config,
-};
+use outbox::{BatchHandler, Batched, Consumer, Error, Handler, Received, incoming::OnPoison};
 use rdkafka::{
     ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
-use sqlx::{Connection, PgConnection, PgTransaction, postgres::PgPoolOptions};
-use tokio::{sync::mpsc, task::JoinHandle};
+use sqlx::{Connection, PgConnection, PgTransaction};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::world::{Counted, SOON, World};
-
-/// Inserts each number; fails as told.
-#[derive(Clone, Default)]
-struct Effects {
-    /// Number to how often it still fails transiently; `u32::MAX` means always.
-    flaky: Arc<Mutex<HashMap<i64, u32>>>,
-    panics_at: Option<i64>,
-    swallows_at: Option<i64>,
-}
-
-impl Handler for Effects {
-    async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
-        let Counted { n } = message.decode()?;
-        sqlx::query("insert into effect values ($1)")
-            .bind(n)
-            .execute(&mut **tx)
-            .await?;
-        assert_ne!(Some(n), self.panics_at, "scripted");
-        if Some(n) == self.swallows_at {
-            // A handler that takes any error for "already done": the transaction is aborted.
-            let _ = sqlx::query("insert into nowhere values (1)")
-                .execute(&mut **tx)
-                .await;
-        }
-        if let Some(left) = self.flaky.lock().unwrap().get_mut(&n)
-            && *left > 0
-        {
-            *left = left.saturating_sub(u32::from(*left != u32::MAX));
-            return Err(Error::transient("scripted"));
-        }
-        Ok(())
-    }
-}
-
-struct Reading {
-    shutdown: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Reading {
-    fn start(world: &World, effects: &Effects) -> Self {
-        let config = Config {
-            attempts: 4,
-            backoff: Duration::from_millis(5),
-            backoff_max: Duration::from_millis(50),
-            ..Config::default()
-        };
-        let name = format!("reader-{}", world.database.name);
-        let broker = Arc::clone(&world.broker);
-        // Its sessions have a name, so that a test can kill them and no others.
-        let options = world.database.options().unwrap().application_name("reader");
-        let pool = PgPoolOptions::new()
-            .max_connections(10)
-            .connect_lazy_with(options);
-        let topics = [world.topic.as_str()];
-        let consumer = Consumer::new(&name, &topics, pool, broker, effects.clone()).with(config);
-        let shutdown = CancellationToken::new();
-        let token = shutdown.clone();
-        let task = tokio::spawn(async move { consumer.run(token).await });
-        Self { shutdown, task }
-    }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
-    }
-}
-
-impl World {
-    async fn effects(&self) -> Vec<i64> {
-        let sql = "select n from effect order by n";
-        sqlx::query_scalar(sql).fetch_all(&self.pool).await.unwrap()
-    }
-
-    async fn wait_for_effects(&self, expected: &[i64]) {
-        testbed::until(SOON, &format!("the effects {expected:?}"), async || {
-            let effects = self.effects().await;
-            assert!(effects.len() <= expected.len(), "too many: {effects:?}");
-            (effects == expected).then_some(())
-        })
-        .await;
-    }
-
-    /// The class and reason of everything parked on the way in.
-    async fn sick(&self) -> Vec<(String, String)> {
-        sqlx::query_as(
-            "select class, reason from outbox.inbox_parked order by topic, partition, \"offset\"",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .unwrap()
-    }
-
-    /// Sends a message past the relay, as often as told.
-    async fn produce(&self, message: &outbox::Message, times: usize) {
-        let (sender, mut deliveries) = mpsc::unbounded_channel();
-        let producer = self
-            .broker
-            .producer(
-                &Tuning {
-                    linger_ms: 0.0,
-                    queue_kib: 1024,
-                },
-                sender,
-            )
-            .unwrap();
-        let id = message.id.to_string();
-        let headers = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", id.as_str()),
-            ("ce_source", "/test"),
-            ("ce_type", message.kind.as_str()),
-        ];
-        for token in 0..times {
-            let record = Outgoing {
-                topic: &message.topic,
-                key: &message.key,
-                payload: message.payload.as_deref(),
-                headers: &headers,
-            };
-            producer.send(token, record).unwrap();
-            deliveries.recv().await.unwrap().result.unwrap();
-        }
-    }
-}
+use crate::{
+    reading::{Effects, OtherGroup, Reading, config},
+    world::{Counted, SOON, World},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_delivered_three_times_has_one_effect() {
@@ -160,12 +31,10 @@ async fn every_message_delivered_three_times_has_one_effect() {
     reading.stop().await;
     // A consumer whose offsets are lost reads everything again; the inbox knows it all.
     let again = Consumer::new(
-        &format!("reader-{}", world.database.name),
+        &world.reader(),
         &[&world.topic],
         world.pool.clone(),
-        Arc::new(FromTheStart(
-            Kafka::new(testbed::kafka().await.bootstrap()).unwrap(),
-        )),
+        Arc::new(OtherGroup(Arc::clone(&world.broker))),
         Effects::default(),
     );
     let shutdown = CancellationToken::new();
@@ -181,35 +50,6 @@ async fn every_message_delivered_three_times_has_one_effect() {
     world.wait_for_effects(&expected).await;
     shutdown.cancel();
     task.await.unwrap().unwrap();
-}
-
-/// The same broker under another group, which begins at the earliest offset.
-struct FromTheStart(Kafka);
-
-impl outbox::broker::Broker for FromTheStart {
-    fn ensure_topics<'a>(
-        &'a self,
-        topics: &'a [outbox::broker::Topic],
-    ) -> futures::future::BoxFuture<'a, Result<(), Error>> {
-        self.0.ensure_topics(topics)
-    }
-    fn ping(&self) -> futures::future::BoxFuture<'_, Result<(), Error>> {
-        self.0.ping()
-    }
-    fn producer(
-        &self,
-        tuning: &Tuning,
-        deliveries: outbox::broker::Deliveries,
-    ) -> Result<Box<dyn outbox::broker::Producer>, Error> {
-        self.0.producer(tuning, deliveries)
-    }
-    fn subscribe(
-        &self,
-        group: &str,
-        topics: &[String],
-    ) -> Result<Box<dyn outbox::broker::Subscription>, Error> {
-        self.0.subscribe(&format!("{group}-again"), topics)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,4 +306,125 @@ async fn the_trace_goes_on_where_the_message_came_from() {
     shutdown.cancel();
     task.await.unwrap().unwrap();
     relay.stop().await;
+}
+
+/// Writes a batch with one statement, or refuses all of it.
+struct Together {
+    batches: Arc<Mutex<Vec<Vec<i64>>>>,
+}
+
+impl BatchHandler for Together {
+    async fn handle_batch(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> Result<(), Error> {
+        let numbers: Vec<i64> = batch
+            .iter()
+            .map(|message| Ok(message.decode::<Counted>()?.n))
+            .collect::<Result<_, Error>>()?;
+        self.batches.lock().unwrap().push(numbers.clone());
+        sqlx::query("insert into effect select unnest($1::bigint[])")
+            .bind(&numbers)
+            .execute(&mut **tx)
+            .await?;
+        if numbers.contains(&13) {
+            return Err(Error::permanent("scripted"));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_handled_together_without_duplicates_and_redone_singly_when_it_fails() {
+    let world = World::embedded("batched").await;
+    let batches = Arc::<Mutex<Vec<Vec<i64>>>>::default();
+    let handler = Batched(Together {
+        batches: Arc::clone(&batches),
+    });
+    // There before the reader, so that they come as one batch.
+    for n in 0..10 {
+        world.produce(&world.message("k", n), 2).await;
+    }
+    let reading = Reading::with(&world, handler, config(OnPoison::SkipMessage));
+    world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
+    let largest = batches.lock().unwrap().iter().map(Vec::len).max();
+    assert!(largest > Some(1), "handled together: {batches:?}");
+    let messages: Vec<_> = (10..20).map(|n| world.message("k", n)).collect();
+    let relay = world.relay(Default::default());
+    world.send(&messages).await;
+    let expected: Vec<_> = (0..20).filter(|n| *n != 13).collect();
+    world.wait_for_effects(&expected).await;
+    assert!(
+        batches.lock().unwrap().contains(&vec![13]),
+        "redone with slices of one"
+    );
+    testbed::until(SOON, "the sick one", async || {
+        (world.sick().await == [("refused".to_owned(), "scripted".to_owned())]).then_some(())
+    })
+    .await;
+    reading.stop().await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_large_and_many_headed_records_are_handled_and_do_not_fill_memory() {
+    let mut world = World::kafka("sizes").await;
+    // The size is the topic's: the broker's default is 1 MiB.
+    world.topic = format!("large.{}", Uuid::now_v7().simple());
+    let bootstrap = testbed::kafka().await.bootstrap();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .unwrap();
+    let large = NewTopic::new(&world.topic, 1, TopicReplication::Fixed(1))
+        .set("max.message.bytes", "12000000");
+    let created = admin.create_topics([&large], &AdminOptions::new()).await;
+    created.unwrap()[0].as_ref().unwrap();
+
+    let raw: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("message.max.bytes", "12000000")
+        .create()
+        .unwrap();
+    let send = |n: i64, padding: usize, headers: usize| {
+        let id = Uuid::now_v7().to_string();
+        let mut all = OwnedHeaders::new();
+        for (key, value) in [
+            ("ce_specversion", "1.0"),
+            ("ce_id", &id),
+            ("ce_type", "test.counted.v1"),
+            ("ce_source", "/test"),
+        ] {
+            all = all.insert(Header {
+                key,
+                value: Some(value),
+            });
+        }
+        for _ in 0..headers {
+            all = all.insert(Header {
+                key: "x",
+                value: Some("y"),
+            });
+        }
+        let payload = format!("{{\"n\": {n}{}}}", " ".repeat(padding));
+        let record = BaseRecord::to(&world.topic)
+            .key("k")
+            .payload(&payload)
+            .headers(all);
+        raw.send(record).map_err(|(error, _)| error).unwrap();
+    };
+    send(0, 0, 10_000);
+    for n in 1..4 {
+        send(n, 1_000_000, 0);
+    }
+    for n in 4..9 {
+        send(n, 10_000_000, 0);
+    }
+    send(9, 0, 0);
+    raw.flush(SOON).unwrap();
+    let reading = Reading::start(&world, &Effects::default());
+    world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
+    assert_eq!(world.sick().await, []);
+    reading.stop().await;
 }

@@ -1,5 +1,12 @@
 //! P1: a message leaves if and only if its transaction committed.
 
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::SubscriberExt;
+
 use crate::world::{World, header};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +130,7 @@ async fn a_refused_message_leaves_the_transaction_to_its_caller() {
     let world = World::embedded("refused").await;
     let mut tx = world.pool.begin().await.unwrap();
     let mut large = world.message("k", 1);
-    large.payload = Some(vec![b'x'; outbox::outgoing::MAX_PAYLOAD + 1]);
+    large.payload = Some(vec![b'x'; outbox::broker::DEFAULT_MAX_BYTES]);
     let error = outbox::enqueue_all(&mut tx, &[world.message("k", 2), large])
         .await
         .unwrap_err();
@@ -150,4 +157,55 @@ async fn enqueueing_makes_a_lax_transaction_durable() {
         assert_eq!(setting, "on");
         tx.commit().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn the_trace_of_the_span_that_enqueues_travels_along_unless_the_caller_gave_another() {
+    let world = World::embedded("trace").await;
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let subscriber = tracing_subscriber::registry().with(layer);
+    let state = TraceState::from_key_value([("vendor", "one"), ("other", "two")]).unwrap();
+    let remote = SpanContext::new(
+        TraceId::from(0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c),
+        SpanId::from(0xb7ad_6b71_6920_3331),
+        TraceFlags::SAMPLED,
+        true,
+        state,
+    );
+    let given = world
+        .message("k", 3)
+        .with_header("traceparent", "00-1-2-01")
+        .with_header("tenant", "blue");
+    // Of this thread, which is the test's only one.
+    let _tracing = tracing::subscriber::set_default(subscriber);
+    let span = tracing::info_span!("sending");
+    let parent = opentelemetry::Context::new().with_remote_span_context(remote);
+    span.set_parent(parent).unwrap();
+    async {
+        world.send(&[world.message("k", 0)]).await;
+        let two = [world.message("k", 1), world.message("k", 2)];
+        world.send(&two).await;
+        world.send(&[given]).await;
+    }
+    .instrument(span)
+    .await;
+    world.send(&[world.message("k", 4)]).await;
+
+    let rows: Vec<(Option<String>, Option<serde_json::Value>)> =
+        sqlx::query_as("select traceparent, headers from outbox.log order by seq")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    for (traceparent, headers) in &rows[..3] {
+        let traceparent = traceparent.as_deref().unwrap();
+        let ours = "00-0af7651916cd43dd8448eb211c80319c-";
+        assert!(traceparent.starts_with(ours), "{traceparent}");
+        assert!(!traceparent.contains("b7ad6b7169203331"), "our own span");
+        let state = serde_json::json!({ "tracestate": "vendor=one,other=two" });
+        assert_eq!(headers.as_ref(), Some(&state));
+    }
+    let blue = serde_json::json!({ "tenant": "blue" });
+    assert_eq!(rows[3], (Some("00-1-2-01".to_owned()), Some(blue)));
+    assert_eq!(rows[4], (None, None), "no span");
 }

@@ -2,11 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blocking;
 mod consuming;
+mod doors;
 mod enqueueing;
+mod example;
+mod inbox_parking;
+mod inbox_retention;
 mod leading;
+mod limits;
+mod offsets;
 mod ordering;
 mod parking;
 mod partitions;
 mod plans;
+mod reading;
+mod roles;
+mod scripted;
+mod trials;
+mod watchdog;
 mod world;

@@ -1,137 +1,19 @@
 //! P7 on the way out: one sick message or topic stops no other, and an outage parks nothing.
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::atomic::Ordering;
+
+use outbox::{Message, broker::Topic, outgoing::Config};
+
+use crate::{
+    scripted::scripted,
+    world::{SOON, World, header},
 };
-
-use futures::future::BoxFuture;
-use outbox::{
-    Error,
-    broker::{
-        Broker, Deliveries, Delivery, Embedded, Failure, FailureClass, Outgoing, Producer,
-        SendError, Subscription, Topic, Tuning,
-    },
-    outgoing::Config,
-};
-
-use crate::world::{SOON, World};
-
-/// The embedded broker behind a script of refusals. As Kafka does, it refuses a whole batch for
-/// one sick record: here, the sick one and the two sent before it.
-struct Scripted {
-    embedded: Embedded,
-    script: Arc<Script>,
-}
-
-#[derive(Default)]
-struct Script {
-    /// Payloads that are refused.
-    sick: Mutex<HashSet<Vec<u8>>>,
-    /// Whether every delivery fails because of an outage.
-    outage: AtomicBool,
-    producers: AtomicUsize,
-    refusals: AtomicUsize,
-}
-
-struct ScriptedProducer {
-    inner: Box<dyn Producer>,
-    deliveries: Deliveries,
-    script: Arc<Script>,
-    recent: Mutex<Vec<usize>>,
-}
-
-impl Producer for ScriptedProducer {
-    fn send(&self, token: usize, record: Outgoing<'_>) -> Result<(), SendError> {
-        let refuse = |token, class| {
-            self.script.refusals.fetch_add(1, Ordering::SeqCst);
-            let failure = Failure {
-                class,
-                reason: "scripted".to_owned(),
-            };
-            let _ = self.deliveries.send(Delivery {
-                token,
-                result: Err(failure),
-            });
-        };
-        if self.script.outage.load(Ordering::SeqCst) {
-            refuse(token, FailureClass::Outage);
-            return Ok(());
-        }
-        let mut recent = self.recent.lock().unwrap();
-        if self
-            .script
-            .sick
-            .lock()
-            .unwrap()
-            .contains(record.payload.unwrap_or_default())
-        {
-            for token in recent.drain(..) {
-                refuse(token, FailureClass::Record);
-            }
-            refuse(token, FailureClass::Record);
-            return Ok(());
-        }
-        // Held back until two more have come or the queue is looked at again: a batch.
-        recent.push(token);
-        if recent.len() > 2 {
-            recent.remove(0);
-        }
-        self.inner.send(token, record)
-    }
-
-    fn abandon(self: Box<Self>) {
-        self.inner.abandon();
-    }
-}
-
-impl Broker for Scripted {
-    fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>> {
-        self.embedded.ensure_topics(topics)
-    }
-    fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.embedded.ping()
-    }
-    fn producer(
-        &self,
-        tuning: &Tuning,
-        deliveries: Deliveries,
-    ) -> Result<Box<dyn Producer>, Error> {
-        self.script.producers.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(ScriptedProducer {
-            inner: self.embedded.producer(tuning, deliveries.clone())?,
-            deliveries,
-            script: Arc::clone(&self.script),
-            recent: Mutex::default(),
-        }))
-    }
-    fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
-        self.embedded.subscribe(group, topics)
-    }
-}
-
-async fn scripted(name: &str) -> (World, Arc<Script>) {
-    let script = Arc::new(Script::default());
-    let broker = Scripted {
-        embedded: Embedded::start().unwrap(),
-        script: Arc::clone(&script),
-    };
-    (World::with(name, Arc::new(broker)).await, script)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_alone_is_parked_and_its_neighbours_in_the_batch_are_sent() {
     let (world, script) = scripted("poison").await;
-    for sick in [30, 31, 70] {
-        script
-            .sick
-            .lock()
-            .unwrap()
-            .insert(format!(r#"{{"n":{sick}}}"#).into_bytes());
-    }
+    world.set_policy("skip-message").await;
+    [30, 31, 70].into_iter().for_each(|sick| script.sicken(sick));
     let messages: Vec<_> = (0..100).map(|n| world.message("k", n)).collect();
     world.send(&messages).await;
     let relay = world.relay(Config::default());
@@ -247,5 +129,50 @@ async fn a_missing_topic_is_held_while_others_flow_and_sent_in_order_when_it_app
     // Held no longer: what comes now is not parked first.
     world.send(&[lost(&missing, 104)]).await;
     healed.wait_for(104).await;
+    relay.stop().await;
+}
+
+/// Kafka itself refuses one record and with it its batch; what was sent behind that batch must
+/// not arrive before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refuses_with_its_neighbours_does_not_let_later_messages_overtake_them() {
+    let world = World::kafka("toolarge").await;
+    let topic = format!("{}.small", world.topic);
+    world
+        .create_topic(&topic, "max.message.bytes", "20000")
+        .await;
+    world.set_policy_of(&topic, "skip-message").await;
+    // Not to be compressed below the limit.
+    let noise = |n: usize| -> Vec<u8> {
+        let mut state = n as u32 | 1;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..n).map(|_| next()).collect()
+    };
+    let sick = [100, 101, 350];
+    let messages: Vec<_> = (0..500)
+        .map(|n| {
+            let size = if sick.contains(&n) { 30_000 } else { 600 };
+            Message::raw(topic.clone(), "k", "noise.v1", noise(size))
+                .with_header("n", n.to_string())
+        })
+        .collect();
+    world.send(&messages).await;
+    let relay = world.relay(Config::default());
+    let mut oracle = crate::world::Oracle::new(&*world.broker, &topic);
+    oracle.wait_for(497).await;
+    let arrived: Vec<i64> = oracle
+        .seen
+        .iter()
+        .map(|record| header(record, "n").parse().unwrap())
+        .collect();
+    let healthy: Vec<_> = (0..500).filter(|n| !sick.contains(n)).collect();
+    assert_eq!(arrived, healthy, "in order");
+    world.wait_for_parked(&[("poison", 3)]).await;
+    let sql = "select count(*) from outbox.parked where overtaken_by > seq
+               and seq = (select min(seq) from outbox.parked)";
+    assert_eq!(world.count(sql).await, 1, "its successor was in flight too");
     relay.stop().await;
 }

@@ -11,6 +11,10 @@ use outbox::{
     broker::{Broker, Embedded, Kafka, Record, Subscription, Topic},
     outgoing,
 };
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use testbed::Database;
@@ -90,6 +94,50 @@ impl World {
         Oracle::new(&*self.broker, &self.topic)
     }
 
+    /// Makes a topic with one partition and a setting on the real Kafka.
+    pub(crate) async fn create_topic(&self, name: &str, setting: &str, value: &str) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", testbed::kafka().await.bootstrap());
+        let admin: AdminClient<_> = config.create().unwrap();
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1)).set(setting, value);
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await;
+        made.unwrap().remove(0).unwrap();
+        self.broker
+            .ensure_topics(&[Topic::new(name, 1)])
+            .await
+            .unwrap();
+    }
+
+    /// What happens to later messages of a key after poison.
+    pub(crate) async fn set_policy(&self, policy: &str) {
+        self.set_policy_of(&self.topic, policy).await;
+    }
+
+    pub(crate) async fn set_policy_of(&self, topic: &str, policy: &str) {
+        let sql = "insert into outbox.topic (name, on_poison) values ($1, $2)
+                   on conflict (name) do update set on_poison = excluded.on_poison";
+        let query = sqlx::query(sql).bind(topic).bind(policy);
+        query.execute(&self.pool).await.unwrap();
+    }
+
+    /// Waits until exactly so many messages of each class are parked.
+    pub(crate) async fn wait_for_parked(&self, wanted: &[(&str, i64)]) {
+        let wanted: Vec<_> = wanted.iter().map(|(c, n)| ((*c).to_owned(), *n)).collect();
+        let sql = "select class, count(*) from outbox.parked group by class order by class";
+        // What the test saw on the way, for whom it fails.
+        let seen = std::cell::RefCell::new(Vec::new());
+        testbed::until(SOON, &format!("{wanted:?} are parked"), async || {
+            let parked: Vec<(String, i64)> =
+                sqlx::query_as(sql).fetch_all(&self.pool).await.unwrap();
+            if parked != *seen.borrow() {
+                eprintln!("parked: {parked:?}");
+                seen.replace(parked.clone());
+            }
+            (parked == wanted).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap()
     }
@@ -103,7 +151,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn start(relay: Relay) -> Self {
+    pub(crate) fn start(relay: Relay) -> Self {
         let shutdown = CancellationToken::new();
         let status = relay.status();
         let token = shutdown.clone();

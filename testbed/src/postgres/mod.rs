@@ -165,6 +165,20 @@ impl Postgres {
         self.ours()?.stop().await
     }
 
+    /// An immediate shutdown, as after a failed disk: nothing is rolled back or written, the next start recovers.
+    ///
+    /// # Errors
+    /// If the server is not ours.
+    pub async fn stop_immediately(&mut self) -> Result<()> {
+        self.ours()?.stop_by("QUIT").await
+    }
+
+    /// The folder with the server's programs; `pg_dump` is there too where the server came with its clients.
+    #[must_use]
+    pub fn programs(&self) -> Option<&Path> {
+        self.server.as_ref().map(Server::programs)
+    }
+
     /// Starts the server again on the same data and port, stopping it first if it runs.
     ///
     /// # Errors

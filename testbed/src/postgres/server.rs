@@ -87,10 +87,18 @@ impl Server {
 
     /// The fast shutdown. A server that does not run is stopped already.
     pub(super) async fn stop(&mut self) -> Result<()> {
+        self.stop_by("INT").await
+    }
+
+    pub(super) async fn stop_by(&mut self, signal: &str) -> Result<()> {
         if let Some(process) = self.process.take() {
-            process.terminate("INT", STOP).await?;
+            process.terminate(signal, STOP).await?;
         }
         Ok(())
+    }
+
+    pub(super) fn programs(&self) -> &Path {
+        &self.programs
     }
 
     pub(super) fn detach(&mut self) {

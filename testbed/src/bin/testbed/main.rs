@@ -4,6 +4,7 @@ mod down;
 mod prepare;
 mod record;
 mod run;
+mod trials;
 mod up;
 
 use std::ffi::OsString;
@@ -28,6 +29,8 @@ enum Action {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// Print the table that the long fault trials left.
+    Trials,
     /// Describe the checked SQL queries into .sqlx/, after a change of a query or a migration.
     Prepare,
     /// Start Postgres, Kafka and the whole shop, and leave them running in the background.
@@ -51,6 +54,7 @@ enum Action {
 async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Action::Run { command } => run::run(&command).await,
+        Action::Trials => trials::trials(),
         Action::Prepare => prepare::prepare().await,
         Action::Up {
             folder,

@@ -1,0 +1,61 @@
+//! `recompense outbox pause` and `resume`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use outbox::operator::{self, Paused, Resumed};
+
+use crate::{
+    outbox::{Author, Common},
+    print,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PauseArguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    author: Author,
+
+    /// Why; noted beside the name.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ResumeArguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
+    let pool = arguments.common.connect().await?;
+    let by = match &arguments.reason {
+        Some(reason) => format!("{}: {reason}", arguments.author.by),
+        None => arguments.author.by.clone(),
+    };
+    let outcome = operator::pause(&pool, &by).await?;
+    if arguments.common.is_json() {
+        print::json(&outcome)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print::lines(&[match outcome {
+        Paused::Paused(pause) => format!("paused since {} by {}", pause.since, pause.by),
+        Paused::Already(pause) => format!("was paused already: since {} by {}", pause.since, pause.by),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn resume(arguments: ResumeArguments) -> Result<ExitCode> {
+    let pool = arguments.common.connect().await?;
+    let outcome = operator::resume(&pool).await?;
+    if arguments.common.is_json() {
+        print::json(&outcome)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print::lines(&[match outcome {
+        Resumed::Resumed(pause) => format!("resumed; was paused since {} by {}", pause.since, pause.by),
+        Resumed::NotPaused => "was not paused".to_owned(),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}

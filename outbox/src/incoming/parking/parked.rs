@@ -1,0 +1,200 @@
+//! For the person on call: what a consumer could not handle, and what should become of it.
+//!
+//! Nothing here handles a message. [`request_replay`] only asks; a running consumer of that name does it
+//! within a second. Then the message is gone from here, or is here with a new reason.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+pub use crate::incoming::parking::sickness::Class;
+use crate::{
+    Error,
+    incoming::{parking::table, table::begin},
+};
+
+/// Which parked messages; every field that is set must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The consumer's name.
+    pub consumer: Option<String>,
+    /// The topic they were read from.
+    pub topic: Option<String>,
+    /// The record key, exactly.
+    pub key: Option<Vec<u8>>,
+    /// Why they are parked.
+    pub class: Option<Class>,
+}
+
+/// A parked message without its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    /// Its number here: in the order of parking, which inside a key is the order of the partition.
+    pub id: i64,
+    /// Who could not handle it.
+    pub consumer: String,
+    /// The sender's message id; for an unreadable one a name derived from its place.
+    pub message_id: Uuid,
+    /// Where it was read.
+    pub topic: String,
+    /// The topic's partition.
+    pub partition: i32,
+    /// Its place in the partition.
+    pub offset: i64,
+    /// The record key.
+    pub key: Option<Vec<u8>>,
+    /// The sort of reason.
+    pub class: Class,
+    /// The reason in words.
+    pub reason: String,
+    /// How often the handler has failed.
+    pub attempts: i32,
+    /// Size of its payload.
+    pub bytes: i32,
+    /// When it was parked.
+    pub parked_at: DateTime<Utc>,
+    /// Since when it is asked for.
+    pub replay_at: Option<DateTime<Utc>>,
+    /// By whom.
+    pub replay_by: Option<String>,
+}
+
+/// A parked message with its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// All about it.
+    pub parked: Parked,
+    /// The record's value.
+    pub payload: Option<Vec<u8>>,
+    /// Names and raw values in the order received.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// What a request for a replay came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// The consumer will handle it, and then its followers.
+    Requested,
+    /// No such message is parked: never was, handled meanwhile, or discarded.
+    NotFound,
+    /// It waits behind this message of its key; ask for that one.
+    BehindHead {
+        /// The first parked message of the key.
+        head: i64,
+    },
+}
+
+/// What discarding a message came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    /// It will never be handled. If it was the first of its key, its followers will be.
+    Discarded,
+    /// No such message is parked: never was, handled meanwhile, or discarded.
+    NotFound,
+}
+
+/// A page of what is parked, by number: at most `limit` messages after the number `after`, 0 for the
+/// first page.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn list(
+    pool: &PgPool,
+    filter: &Filter,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Parked>, Error> {
+    table::list(pool, filter, after, limit).await
+}
+
+/// One message with its content; `None` when it is not parked.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn show(pool: &PgPool, id: i64) -> Result<Option<Shown>, Error> {
+    let page = table::list(pool, &Filter::default(), id - 1, 1).await?;
+    let Some(parked) = page.into_iter().find(|parked| parked.id == id) else {
+        return Ok(None);
+    };
+    let content = table::content(pool, id).await?;
+    Ok(content.map(|(payload, headers)| Shown {
+        parked,
+        payload,
+        headers,
+    }))
+}
+
+/// Asks for a message to be handled again. Asking twice is asking once.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn request_replay(pool: &PgPool, id: i64, by: &str) -> Result<Replay, Error> {
+    if table::request(pool, &Filter::default(), Some(id), by).await? > 0 {
+        tracing::info!(id, by, "replay of a parked message requested");
+        return Ok(Replay::Requested);
+    }
+    let Some(place) = table::place(pool, id).await? else {
+        return Ok(Replay::NotFound);
+    };
+    let head = table::head(pool, &place).await?;
+    Ok(head.map_or(Replay::NotFound, |head| Replay::BehindHead { head }))
+}
+
+/// Asks for all that match and are not behind another; their followers come after them. Returns how
+/// many are asked for.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn request_replay_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64, Error> {
+    let requested = table::request(pool, filter, None, by).await?;
+    tracing::info!(requested, by, "replay of parked messages requested");
+    Ok(requested)
+}
+
+/// Gives a message up. One that is just being handled again is waited for.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn discard(pool: &PgPool, id: i64, by: &str) -> Result<Discard, Error> {
+    let Some(place) = table::place(pool, id).await? else {
+        return Ok(Discard::NotFound);
+    };
+    let mut tx = begin(pool).await?;
+    table::lock(&mut tx, &place).await?;
+    if !table::remove(&mut tx, id).await? {
+        tx.rollback().await?;
+        return Ok(Discard::NotFound);
+    }
+    table::release(&mut tx, &place, by).await?;
+    tx.commit().await?;
+    tracing::warn!(id, by, consumer = place.consumer, message_id = %place.message_id,
+        "discarded a parked message");
+    Ok(Discard::Discarded)
+}
+
+/// Gives up all that match, each in a transaction of its own. Returns how many.
+///
+/// # Errors
+///
+/// [`Error::Database`]; those discarded before it stay discarded.
+pub async fn discard_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64, Error> {
+    let mut ids = Vec::new();
+    loop {
+        let page = table::list(pool, filter, ids.last().copied().unwrap_or(0), 1_000).await?;
+        if page.is_empty() {
+            break;
+        }
+        ids.extend(page.iter().map(|parked| parked.id));
+    }
+    let mut discarded = 0;
+    // The last of a key first: a head that went before its followers would have them handled.
+    for id in ids.into_iter().rev() {
+        discarded += u64::from(discard(pool, id, by).await? == Discard::Discarded);
+    }
+    Ok(discarded)
+}

@@ -1,0 +1,158 @@
+//! The door in: a message becomes a row of the caller's own transaction.
+//!
+//! Promised: the message leaves if and only if that transaction commits. If the caller dies before
+//! its commit, neither its rows nor the message exist. What the broker would refuse is refused
+//! here, so that the transaction fails and not the message, later. The same for those who speak
+//! SQL: the function `outbox.enqueue`.
+//!
+//! Order: messages of one key leave in the order in which their transactions locked that key. The
+//! lock is the caller's: the `insert`, `update` or `select … for update` of the row that the
+//! message is about. Where there is no such row, take [`lock_key`] first.
+
+mod check;
+mod table;
+
+use std::collections::BTreeMap;
+
+use opentelemetry::trace::TraceContextExt;
+use serde_json::Value;
+use sqlx::PgTransaction;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use uuid::Uuid;
+
+use crate::{Error, message::Message, telemetry};
+
+pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
+
+/// Appends one message to the log, in the caller's transaction, and returns its id.
+///
+/// A `traceparent` header given by the caller is kept; otherwise the current span's is used, with
+/// its `tracestate`. Where the transaction runs with `synchronous_commit = off` it is switched on,
+/// because a message could otherwise be published and its transaction then be lost in a crash.
+///
+/// # Errors
+///
+/// [`Error::Refused`] when the message breaks a limit, the size its topic takes among them (nothing
+/// was written; roll back), [`Error::Database`] when the insert fails.
+pub async fn enqueue(tx: &mut PgTransaction<'_>, message: &Message) -> Result<Uuid, Error> {
+    let row = Row::of(message)?;
+    if !table::append(tx, &row).await? {
+        return Err(refusal(tx, &[row]).await?);
+    }
+    metrics::counter!(telemetry::ENQUEUED).increment(1);
+    Ok(message.id)
+}
+
+/// Appends many messages, in the order given, with one statement.
+///
+/// # Errors
+///
+/// As [`enqueue`]; then none is appended.
+pub async fn enqueue_all(tx: &mut PgTransaction<'_>, messages: &[Message]) -> Result<(), Error> {
+    match messages {
+        [] => return Ok(()),
+        [message] => return enqueue(tx, message).await.map(drop),
+        _ => {}
+    }
+    let rows: Vec<_> = messages.iter().map(Row::of).collect::<Result<_, _>>()?;
+    if !table::append_all(tx, &rows).await? {
+        return Err(refusal(tx, &rows).await?);
+    }
+    metrics::counter!(telemetry::ENQUEUED).increment(messages.len() as u64);
+    Ok(())
+}
+
+/// Makes later writers of `key` wait until this transaction ends, so that messages follow the
+/// order of the transactions. For writers that lock no row of their own. The SQL function
+/// `outbox.lock_key` is the same lock.
+///
+/// An advisory lock is an entry in the server's lock table: not for thousands of keys in one
+/// transaction.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn lock_key(tx: &mut PgTransaction<'_>, key: &str) -> Result<(), Error> {
+    table::lock_key(tx, key).await
+}
+
+/// A message that broke no limit but perhaps the size, as its row will have it.
+struct Row<'a> {
+    message: &'a Message,
+    traceparent: Option<String>,
+    /// A flat object; `None` when there are none, which is usual.
+    headers: Option<Value>,
+    bytes: i64,
+}
+
+impl<'a> Row<'a> {
+    fn of(message: &'a Message) -> Result<Self, Error> {
+        check::check(message)?;
+        let mut bytes = check::record_bytes(message);
+        let mut headers: serde_json::Map<_, _> = message
+            .headers
+            .iter()
+            .filter(|(name, _)| name.as_str() != telemetry::TRACEPARENT)
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect();
+        let given = message.headers.get(telemetry::TRACEPARENT).cloned();
+        let traceparent = given.or_else(|| {
+            let (traceparent, tracestate) = current_span()?;
+            if !tracestate.is_empty() && !headers.contains_key(telemetry::TRACESTATE) {
+                bytes += telemetry::TRACESTATE.len() + tracestate.len();
+                headers.insert(telemetry::TRACESTATE.to_owned(), tracestate.into());
+            }
+            Some(traceparent)
+        });
+        Ok(Self {
+            message,
+            traceparent,
+            headers: (!headers.is_empty()).then_some(Value::Object(headers)),
+            // A payload of more than an i64 does not fit into memory.
+            bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+        })
+    }
+}
+
+/// The largest record of each topic.
+fn largest<'a>(rows: &'a [Row<'_>]) -> BTreeMap<&'a str, i64> {
+    let mut largest = BTreeMap::new();
+    for row in rows {
+        let bytes = largest.entry(row.message.topic.as_str()).or_insert(0);
+        *bytes = row.bytes.max(*bytes);
+    }
+    largest
+}
+
+/// Asks for the limit that was broken, only now, to name it.
+async fn refusal(tx: &mut PgTransaction<'_>, rows: &[Row<'_>]) -> Result<Error, Error> {
+    let mut said = None;
+    for (topic, bytes) in largest(rows) {
+        let limit = table::limit(tx, topic).await?;
+        said = Some(check::too_large(topic, bytes, limit));
+        if bytes > limit {
+            break;
+        }
+    }
+    // Rows were refused, so there are some; a limit may have been raised since, which the next
+    // attempt of the caller will find.
+    Ok(said.unwrap_or_else(|| Error::Refused("no messages".to_owned())))
+}
+
+/// The W3C form (<https://www.w3.org/TR/trace-context/>) of the span that enqueues: `traceparent`,
+/// and `tracestate` or nothing. `None` where no tracing is set up.
+fn current_span() -> Option<(String, String)> {
+    let context = tracing::Span::current().context();
+    let span = context.span();
+    let span = span.span_context();
+    let traceparent = || {
+        format!(
+            "00-{}-{}-{:02x}",
+            span.trace_id(),
+            span.span_id(),
+            span.trace_flags().to_u8()
+        )
+    };
+    span.is_valid()
+        .then(|| (traceparent(), span.trace_state().header()))
+}

@@ -1,0 +1,110 @@
+//! What became of the records sent, and what follows from it.
+
+use std::time::Instant;
+
+use chrono::Utc;
+
+use crate::{
+    Error,
+    broker::{Delivery, Failure, FailureClass},
+    crash,
+    outgoing::leader::{BACKOFF, Leader, lane::Lane, parked::Fault, patiently},
+    telemetry,
+};
+
+impl Leader<'_> {
+    pub(super) async fn take_deliveries(&mut self) -> Result<(), Error> {
+        while let Ok(delivery) = self.lane.deliveries.try_recv() {
+            self.arrived.push(delivery);
+        }
+        let mut broken = None;
+        for Delivery { token, result } in std::mem::take(&mut self.arrived) {
+            let Err(failure) = result else {
+                crash::point("before_ack");
+                self.ring.acknowledge(token);
+                crash::point("after_ack");
+                continue;
+            };
+            // A report from before a rewind names nothing any more.
+            let Some(seq) = self.ring.seq_of(token) else {
+                continue;
+            };
+            match failure.class {
+                FailureClass::Topic => {
+                    self.alone.take_if(|(alone, _)| *alone == token);
+                    self.parked.hold(token, seq, failure.reason);
+                    continue;
+                }
+                FailureClass::Record => drop(self.suspects.insert(seq)),
+                // What the client gave up because of a refused record is no outage.
+                FailureClass::Outage if broken.is_some() => continue,
+                FailureClass::Outage => {}
+            }
+            broken = Some((token, failure));
+        }
+        self.advance();
+        match (broken, self.alone) {
+            (None, _) => Ok(()),
+            (Some((token, failure)), Some((alone, seq)))
+                if token == alone && failure.class == FailureClass::Record =>
+            {
+                patiently(self.park(Fault {
+                    token,
+                    seq,
+                    failure,
+                }))
+                .await
+            }
+            (Some((_, failure)), _) => self.reset(&failure),
+        }
+    }
+
+    /// Moves the cursor over what is acknowledged without a gap.
+    pub(super) fn advance(&mut self) {
+        let now = Utc::now();
+        let mut published = 0;
+        let moved = self.ring.advance(|created_at| {
+            published += 1;
+            let seconds = (now - created_at).num_microseconds().unwrap_or(0).max(0) as f64 / 1e6;
+            metrics::histogram!(telemetry::COMMIT_TO_ACK).record(seconds);
+        });
+        metrics::gauge!(telemetry::IN_FLIGHT).set(self.ring.messages() as f64);
+        let Some(cursor) = moved else { return };
+        if let Some((_, seq)) = self.alone.take_if(|(token, _)| self.ring.is_past(*token)) {
+            tracing::info!(seq, "a suspect was acknowledged when sent alone");
+            self.suspects.remove(&seq);
+        }
+        self.cursor = cursor;
+        if published > 0 {
+            self.moved = true;
+            metrics::counter!(telemetry::PUBLISHED).increment(published);
+            self.acknowledged_at = Instant::now();
+            self.backoff = BACKOFF.0;
+        }
+    }
+
+    /// Gives up the producer and everything on its way; it is read and sent again.
+    fn reset(&mut self, failure: &Failure) -> Result<(), Error> {
+        tracing::warn!(
+            reason = failure.reason,
+            in_flight = self.ring.messages(),
+            suspects = self.suspects.len(),
+            "a delivery failed, starting a new producer at the cursor"
+        );
+        self.renew_producer()?;
+        self.given = self.given.max(self.ring.highest_seq());
+        self.rewind();
+        if failure.class == FailureClass::Outage {
+            self.resume_at = Instant::now() + self.backoff;
+            self.backoff = (self.backoff * 2).min(BACKOFF.1);
+        }
+        Ok(())
+    }
+
+    pub(super) fn renew_producer(&mut self) -> Result<(), Error> {
+        metrics::counter!(telemetry::PRODUCER_RESETS).increment(1);
+        let fresh = Lane::open(self.broker, self.config)?;
+        std::mem::replace(&mut self.lane, fresh).abandon();
+        Ok(())
+    }
+}

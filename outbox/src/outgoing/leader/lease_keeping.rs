@@ -1,0 +1,119 @@
+//! The relay's row: renewing the lease, writing the cursor down, handing both over.
+
+use std::time::Instant;
+
+use sqlx::{Connection, PgConnection, PgTransaction};
+use tokio::time::sleep;
+
+use crate::{
+    Error, crash,
+    outgoing::{
+        cursor::Cursor,
+        leader::{Leader, STALLED, patiently},
+        lease::Lease,
+        relay::{Config, Status},
+        table::{self, Written},
+    },
+};
+
+const BEGIN: &str = "begin isolation level read committed";
+
+impl Leader<'_> {
+    /// Renews the lease and writes the cursor down: at most every `cursor_interval` while messages
+    /// are acknowledged, and three times in a lease while not. Called from this loop alone, so
+    /// that a leader that hangs loses its lease.
+    pub(super) async fn keep_lease(&mut self) -> Result<(), Error> {
+        let due = match self.moved {
+            true => self.config.cursor_interval,
+            false => self.config.lease / 3,
+        };
+        if self.written_at.elapsed() >= due {
+            self.write_cursor().await?;
+            self.report();
+        }
+        Ok(())
+    }
+
+    async fn write_cursor(&mut self) -> Result<(), Error> {
+        let connection = &mut *self.connection;
+        crash::point("before_cursor");
+        let written =
+            table::advance(connection, &self.lease, self.config.lease, &self.cursor).await?;
+        crash::point("after_cursor");
+        self.written(written);
+        Ok(())
+    }
+
+    /// Notes a committed write.
+    pub(super) fn written(&mut self, written: Written) {
+        if self.paused != written.paused {
+            let paused = written.paused;
+            tracing::info!(paused, "an operator pauses or resumes the relay");
+        }
+        self.paused = written.paused;
+        self.floor = written.floor;
+        self.written_at = Instant::now();
+        self.moved = false;
+    }
+
+    fn report(&self) {
+        let silent = self.ring.messages() > 0 && self.acknowledged_at.elapsed() > STALLED;
+        let status = match (silent, self.paused) {
+            (true, _) => Status::Stalled,
+            (false, true) => Status::Paused,
+            (false, false) => Status::Leading,
+        };
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            if changed && silent {
+                tracing::warn!("the broker acknowledges nothing; waiting for it");
+            } else if *current == Status::Stalled && changed {
+                tracing::info!("the broker acknowledges again");
+            }
+            *current = status;
+            changed
+        });
+    }
+
+    /// Waits for what is on its way, writes the cursor and gives the lease back.
+    pub(super) async fn hand_over(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.grace;
+        while self.ring.messages() > 0 && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            tokio::select! {
+                delivery = self.lane.deliveries.recv() => self.arrived.extend(delivery),
+                () = sleep(left.min(self.config.lease / 4)) => {}
+            }
+            while let Ok(delivery) = self.lane.deliveries.try_recv() {
+                self.arrived.push(delivery);
+            }
+            for delivery in std::mem::take(&mut self.arrived) {
+                // What failed is not acknowledged: the next leader sends it again.
+                if delivery.result.is_ok() {
+                    self.ring.acknowledge(delivery.token);
+                }
+            }
+            self.advance();
+            patiently(self.keep_lease()).await?;
+        }
+        patiently(self.write_cursor()).await?;
+        crash::point("before_release");
+        patiently(table::release(self.connection, &self.lease)).await?;
+        crash::point("after_release");
+        let unacknowledged = self.ring.messages();
+        tracing::info!(unacknowledged, "handed the lease over");
+        Ok(())
+    }
+}
+
+/// Opens a transaction that proves the lease and writes the cursor first.
+pub(super) async fn begin<'c>(
+    connection: &'c mut PgConnection,
+    lease: &Lease,
+    config: &Config,
+    cursor: &Cursor,
+) -> Result<(PgTransaction<'c>, Written), Error> {
+    let mut tx = connection.begin_with(BEGIN).await?;
+    let written = table::advance(&mut *tx, lease, config.lease, cursor).await?;
+    Ok((tx, written))
+}

@@ -1,0 +1,12 @@
+//! The statements about the schema as a whole.
+
+use sqlx::PgPool;
+
+use crate::Error;
+
+pub(crate) async fn make_roles(pool: &PgPool, prefix: &str) -> Result<(), Error> {
+    sqlx::query!("select outbox.make_roles($1)", prefix)
+        .execute(pool)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,268 @@
+//! What a topic takes is known before the business commits, and is what the broker really takes.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use outbox::{
+    Error, Message,
+    broker::{
+        Broker, DEFAULT_MAX_BYTES, Deliveries, Embedded, Kafka, OnPoison, Producer, Subscription,
+        Topic, Tuning,
+    },
+    outgoing::{self, Config},
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::world::{Oracle, SOON, World};
+
+/// What every record is taken to have beside what its sender put into it.
+const ENVELOPE: usize = 1024;
+
+/// Neither lz4 nor the broker makes these fewer.
+fn incompressible(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(length)
+    .collect()
+}
+
+async fn create(topic: &str, max_bytes: &str) {
+    let bootstrap = testbed::kafka().await.bootstrap();
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()
+        .unwrap();
+    let topic =
+        NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", max_bytes);
+    let created = admin.create_topics([&topic], &AdminOptions::new()).await;
+    created.unwrap().pop().unwrap().unwrap();
+}
+
+/// Name, limit, policy.
+async fn noted(pool: &PgPool) -> Vec<(String, Option<i32>, String)> {
+    sqlx::query_as("select name, max_bytes, on_poison from outbox.topic order by name")
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_message_let_in_is_taken_by_the_broker_and_one_byte_more_is_refused() {
+    let world = World::kafka("limits").await;
+    let run = Uuid::now_v7().simple();
+    let topics = [
+        (format!("limits.small.{run}"), 10_000),
+        (format!("limits.large.{run}"), 10_000_000),
+    ];
+    for (topic, limit) in &topics {
+        create(topic, &limit.to_string()).await;
+    }
+    // They exist: declaring them leaves the broker's settings alone.
+    let declared = topics.clone().map(|(topic, _)| Topic::new(topic, 1));
+    outbox::declare(&world.pool, &*world.broker, &declared)
+        .await
+        .unwrap();
+
+    let sized = |topic: &str, bytes: usize| {
+        let rest = ENVELOPE + 2 * "key".len() + "test.sized.v1".len();
+        let payload = incompressible(bytes - rest);
+        Message::raw(topic, "key", "test.sized.v1", payload)
+    };
+    for (topic, limit) in &topics {
+        let mut tx = world.pool.begin().await.unwrap();
+        let error = outbox::enqueue(&mut tx, &sized(topic, limit + 1)).await;
+        let error = error.unwrap_err().to_string();
+        let named = format!("has {} bytes", limit + 1);
+        let limit = format!("{topic} takes at most {limit}");
+        assert!(error.contains(&named) && error.contains(&limit), "{error}");
+    }
+    for (topic, limit) in &topics {
+        world.send(&[sized(topic, *limit)]).await;
+    }
+    // Past the door, larger than the limit without any margin: the limits are real.
+    for (topic, limit) in &topics {
+        sqlx::query(
+            "insert into outbox.log (message_id, topic, key, kind, payload)
+             values ($1, $2, 'poison', 'test.sized.v1', $3)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(topic)
+        .bind(incompressible(*limit))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    }
+    let mut session = world.pool.acquire().await.unwrap();
+    let limits = outgoing::largest_and_smallest_limit(&mut session).await;
+    let limits = limits.unwrap();
+    assert_eq!(limits, (10_000_000, 10_000));
+    let tuning = Tuning::default().for_limits(limits);
+    let relay = world.relay(Config {
+        tuning,
+        ..Config::default()
+    });
+    for (topic, limit) in &topics {
+        let mut oracle = Oracle::new(&*world.broker, topic);
+        oracle.wait_for(1).await;
+        let taken = oracle.seen[0].payload.as_ref().unwrap();
+        assert_eq!(taken, sized(topic, *limit).payload.as_ref().unwrap());
+    }
+    testbed::until(SOON, "both poisons are parked", async || {
+        let parked: Vec<(String, String)> =
+            sqlx::query_as("select key, class from outbox.parked order by seq")
+                .fetch_all(&world.pool)
+                .await
+                .unwrap();
+        let poison = ("poison".to_owned(), "poison".to_owned());
+        assert!(parked.iter().all(|row| *row == poison), "{parked:?}");
+        (parked.len() == 2).then_some(())
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_is_noted_and_a_changed_limit_is_noticed() {
+    let world = World::kafka("declared").await;
+    let run = Uuid::now_v7().simple();
+    let names = ["a", "b"].map(|name| format!("declared.{name}.{run}"));
+    create(&names[0], "5000").await;
+    let topics = [
+        Topic::new(&names[0], 2).on_poison(OnPoison::SkipMessage),
+        Topic::new(&names[1], 2),
+    ];
+    for _ in 0..2 {
+        outbox::declare(&world.pool, &*world.broker, &topics)
+            .await
+            .unwrap();
+        // The second did not exist, and has Kafka's default.
+        let expected = vec![
+            (names[0].clone(), Some(5000), "skip-message".to_owned()),
+            (names[1].clone(), Some(1_048_588), "block-key".to_owned()),
+        ];
+        assert_eq!(noted(&world.pool).await, expected);
+    }
+    for (_, _, policy) in noted(&world.pool).await {
+        assert_eq!(policy.parse::<OnPoison>().unwrap().as_str(), policy);
+    }
+
+    // As if the limits had been others when they were asked for, and a topic were gone.
+    sqlx::query("update outbox.topic set max_bytes = 17")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    sqlx::query("insert into outbox.topic (name, max_bytes) values ('nowhere', 19)")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let mut session = world.pool.acquire().await.unwrap();
+    outgoing::refresh_limits(&mut session, &*world.broker)
+        .await
+        .unwrap();
+    let limits: Vec<_> = noted(&world.pool).await.into_iter().map(|t| t.1).collect();
+    assert_eq!(limits, [Some(5000), Some(1_048_588), Some(19)]);
+
+    // A later declaration wins; a broker that says nothing changes no limit.
+    let other = Arc::new(Silent(Embedded::start().unwrap()));
+    outbox::declare(&world.pool, &*other, &[Topic::new(&names[0], 2)])
+        .await
+        .unwrap();
+    let first = &noted(&world.pool).await[0];
+    assert_eq!((first.1, first.2.as_str()), (Some(5000), "block-key"));
+}
+
+#[tokio::test]
+async fn a_broker_says_what_it_knows() {
+    let kafka = Kafka::new(testbed::kafka().await.bootstrap()).unwrap();
+    let missing = vec![format!("missing.{}", Uuid::now_v7().simple())];
+    let limits = kafka.limits(&missing).await.unwrap();
+    assert_eq!(limits, [(missing[0].clone(), None)]);
+    assert_eq!(kafka.limits(&[]).await.unwrap(), []);
+    let embedded = Embedded::start().unwrap();
+    let limits = embedded.limits(&missing).await.unwrap();
+    assert_eq!(limits, [(missing[0].clone(), Some(DEFAULT_MAX_BYTES))]);
+    // Nobody listens there.
+    let away = format!("127.0.0.1:{}", testbed::free_port());
+    let error = Kafka::new(away).unwrap().limits(&missing).await;
+    let error = error.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_producer_follows_the_limits_of_the_topics() {
+    let world = World::embedded("extremes").await;
+    let mut session = world.pool.acquire().await.unwrap();
+    let mut limits = async || {
+        outgoing::largest_and_smallest_limit(&mut session)
+            .await
+            .unwrap()
+    };
+    assert_eq!(limits().await, (DEFAULT_MAX_BYTES, DEFAULT_MAX_BYTES));
+    // A topic whose limit nobody knows has the default.
+    for (sql, expected) in [
+        (
+            "insert into outbox.topic values ('a', null)",
+            (DEFAULT_MAX_BYTES, DEFAULT_MAX_BYTES),
+        ),
+        (
+            "insert into outbox.topic values ('b', 3000)",
+            (DEFAULT_MAX_BYTES, 3000),
+        ),
+        (
+            "insert into outbox.topic values ('c', 3000000)",
+            (3_000_000, 3000),
+        ),
+        (
+            "delete from outbox.topic where name = 'b'",
+            (3_000_000, DEFAULT_MAX_BYTES),
+        ),
+    ] {
+        sqlx::query(sql).execute(&world.pool).await.unwrap();
+        assert_eq!(limits().await, expected, "{sql}");
+    }
+    let tuning = Tuning::default();
+    let usual = tuning.clone().for_limits((1_048_588, 1_048_588));
+    assert_eq!(
+        (usual.max_record_bytes, usual.batch_bytes),
+        (1_048_588, tuning.batch_bytes)
+    );
+    let wide = tuning.clone().for_limits((3_000_000, 3000));
+    assert_eq!((wide.max_record_bytes, wide.batch_bytes), (3_000_000, 3000));
+}
+
+/// A broker that does not answer what its topics take.
+struct Silent(Embedded);
+
+impl Broker for Silent {
+    fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>> {
+        self.0.ensure_topics(topics)
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.0.ping()
+    }
+
+    fn producer(
+        &self,
+        tuning: &Tuning,
+        deliveries: Deliveries,
+    ) -> Result<Box<dyn Producer>, Error> {
+        self.0.producer(tuning, deliveries)
+    }
+
+    fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
+        self.0.subscribe(group, topics)
+    }
+}
