@@ -40,8 +40,8 @@ check: ## formatting, lints and documentation, without a warning
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
-bench: tools ## what the outbox costs and how fast it is, on this machine
-	cargo run --release --package bench
+bench: tools ## what the outbox costs and how fast it is, on this machine; BENCH="--only latency"
+	cargo run --release --package bench -- $(BENCH)
 
 sqlx-prepare: ## describe the checked queries anew, after a change of a query or a migration
 	@cargo build --quiet --package testbed
