@@ -145,10 +145,23 @@ fn names_of_metrics_stand_in_one_file_per_crate() {
 }
 
 #[test]
+fn every_test_that_the_failure_modes_name_exists() {
+    obey(
+        "docs/failure-modes.md names tests as `file::name`, and each exists",
+        absent_proofs,
+    );
+}
+
+#[test]
 fn each_rule_notices_its_breach() {
     let order = "order-service/src/http/orders.rs";
     let manifest = |crates: &str| format!("[package]\nname = \"x\"\n[dependencies]\n{crates}");
-    let cases: [(Rule, &str, String); 22] = [
+    let cases: [(Rule, &str, String); 23] = [
+        (
+            absent_proofs,
+            FAILURE_MODES,
+            "| `crashes::nothing_ever_fails` |".into(),
+        ),
         (
             sql_elsewhere,
             order,
@@ -553,6 +566,37 @@ fn metric_names_elsewhere(tree: &Tree) -> Vec<String> {
                 breaches.push(format!("{}:{number}: {}", file.path, line.trim()));
             }
         }
+    }
+    breaches
+}
+
+const FAILURE_MODES: &str = "docs/failure-modes.md";
+
+fn absent_proofs(tree: &Tree) -> Vec<String> {
+    let modes = tree.0.iter().filter(|file| file.path == FAILURE_MODES);
+    let mut breaches = Vec::new();
+    let mut named = 0;
+    for file in modes {
+        for (number, line) in file.lines() {
+            // Every second piece stands between backticks.
+            for name in line.split('`').skip(1).step_by(2) {
+                let Some((stem, test)) = name.split_once("::") else {
+                    continue;
+                };
+                named += 1;
+                let (file_name, declared) = (format!("{stem}.rs"), format!("fn {test}("));
+                let exists = tree.0.iter().any(|file| {
+                    let is_test = file.path.contains("/tests/") && file.name() == file_name;
+                    is_test && file.text.contains(&declared)
+                });
+                if !exists {
+                    breaches.push(format!("{}:{number}: there is no {name}", file.path));
+                }
+            }
+        }
+    }
+    if named == 0 {
+        breaches.push(format!("{FAILURE_MODES}: names no test"));
     }
     breaches
 }
