@@ -46,7 +46,9 @@ impl Table {
         let widths: Vec<_> = (0..columns).map(width).collect();
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths);
-            let text: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+            let text: String = cells
+                .map(|(cell, width)| format!("{cell:width$}  "))
+                .collect();
             text.trim_end().to_owned()
         };
         self.0.iter().map(line).collect()

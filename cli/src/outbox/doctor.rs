@@ -27,7 +27,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
-    let kafka = arguments.kafka_brokers.map(|brokers| Kafka::new(brokers.to_string()));
+    let kafka = arguments
+        .kafka_brokers
+        .map(|brokers| Kafka::new(brokers.to_string()));
     let kafka = kafka.transpose().context("check --kafka-brokers")?;
     let broker = kafka.as_ref().map(|kafka| kafka as &dyn Broker);
     let report = doctor::examine(&pool, broker, &Limits::default()).await?;
@@ -54,7 +56,10 @@ fn show(report: &Report) -> Result<()> {
             Verdict::Warning => "WARNING",
             Verdict::Problem => "PROBLEM",
         };
-        lines.push(format!("{verdict:8} {:22} {}", finding.check, finding.explanation));
+        lines.push(format!(
+            "{verdict:8} {:22} {}",
+            finding.check, finding.explanation
+        ));
         lines.extend(finding.fix.iter().map(|fix| format!("{:8} → {fix}", "")));
     }
     print::lines(&lines)

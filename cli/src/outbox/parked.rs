@@ -144,7 +144,9 @@ async fn list(arguments: ListArguments) -> Result<ExitCode> {
         print::json(&items)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(["seq", "class", "topic", "key", "kind", "for", "replay", "reason"]);
+    let mut table = Table::new([
+        "seq", "class", "topic", "key", "kind", "for", "replay", "reason",
+    ]);
     for item in &items {
         table.row(cells(item));
     }
@@ -160,7 +162,9 @@ fn cells(item: &Item) -> [String; 8] {
         item.key.clone(),
         item.kind.clone(),
         age(item.parked_seconds),
-        item.replay.as_ref().map_or_else(String::new, |request| format!("by {}", request.by)),
+        item.replay
+            .as_ref()
+            .map_or_else(String::new, |request| format!("by {}", request.by)),
         item.reason.clone(),
     ]
 }
@@ -168,7 +172,10 @@ fn cells(item: &Item) -> [String; 8] {
 async fn show(arguments: ShowArguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
     let Some(parked) = parked::show(&pool, arguments.seq, arguments.payload).await? else {
-        bail!("no message {} is parked: it was sent or discarded", arguments.seq);
+        bail!(
+            "no message {} is parked: it was sent or discarded",
+            arguments.seq
+        );
     };
     if arguments.common.is_json() {
         print::json(&parked)?;
@@ -189,20 +196,35 @@ fn lines(parked: &Parked) -> Vec<String> {
     line("kind", item.kind.clone());
     line("id", item.message_id.to_string());
     line("enqueued", parked.created_at.to_string());
-    line("parked", format!("{}, {} ago", item.parked_at, age(item.parked_seconds)));
+    line(
+        "parked",
+        format!("{}, {} ago", item.parked_at, age(item.parked_seconds)),
+    );
     line("reason", item.reason.clone());
     line("attempts", item.attempts.to_string());
-    let seqs = [("behind", parked.head), ("overtaken by", parked.overtaken_by)];
+    let seqs = [
+        ("behind", parked.head),
+        ("overtaken by", parked.overtaken_by),
+    ];
     for (name, seq) in seqs {
         if let Some(seq) = seq {
             line(name, seq.to_string());
         }
     }
     if let Some(request) = &item.replay {
-        line("replay", format!("asked for at {} by {}", request.at, request.by));
+        line(
+            "replay",
+            format!("asked for at {} by {}", request.at, request.by),
+        );
     }
-    let trace = parked.traceparent.as_ref().map(|trace| ("traceparent", trace.as_str()));
-    let headers = parked.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let trace = parked
+        .traceparent
+        .as_ref()
+        .map(|trace| ("traceparent", trace.as_str()));
+    let headers = parked
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
     for (name, value) in trace.into_iter().chain(headers) {
         line("header", format!("{name}: {value}"));
     }
@@ -235,7 +257,10 @@ impl ActArguments {
         if self.common.is_json() {
             print::json(total)?;
         } else {
-            print::lines(&[format!("{} messages {done} of {} selected", total.done, total.selected)])?;
+            print::lines(&[format!(
+                "{} messages {done} of {} selected",
+                total.done, total.selected
+            )])?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -249,12 +274,14 @@ async fn replay(arguments: ActArguments) -> Result<ExitCode> {
         let answers = parked::request_replay(&pool, &arguments.seqs, by).await?;
         return answer(&arguments, answers, |outcome| match outcome {
             Replay::Requested => (true, "the relay will send it".to_owned()),
-            Replay::AlreadyRequested(request) => {
-                (true, format!("asked for before, at {} by {}", request.at, request.by))
-            }
-            Replay::BehindHead { head } => {
-                (false, format!("waits behind {head}: replay or discard that first"))
-            }
+            Replay::AlreadyRequested(request) => (
+                true,
+                format!("asked for before, at {} by {}", request.at, request.by),
+            ),
+            Replay::BehindHead { head } => (
+                false,
+                format!("waits behind {head}: replay or discard that first"),
+            ),
             Replay::NotParked => (false, "is not parked: it was sent or discarded".to_owned()),
         });
     }
@@ -262,7 +289,10 @@ async fn replay(arguments: ActArguments) -> Result<ExitCode> {
     let selected = parked::count(&pool, &selection).await?;
     let mut done = 0;
     if !arguments.dry_run {
-        confirm(&format!("ask for {selected} parked messages to be sent again"), arguments.yes)?;
+        confirm(
+            &format!("ask for {selected} parked messages to be sent again"),
+            arguments.yes,
+        )?;
         done = parked::request_replay_of_all(&pool, &selection, by).await?;
     }
     arguments.print_total(&Total { selected, done }, "asked for")
@@ -274,16 +304,23 @@ async fn discard(arguments: ActArguments) -> Result<ExitCode> {
     let by = &arguments.author.by;
     if !bulk {
         let many = arguments.seqs.len();
-        confirm(&format!("discard {many} parked messages for good"), arguments.yes)?;
+        confirm(
+            &format!("discard {many} parked messages for good"),
+            arguments.yes,
+        )?;
         let answers = parked::discard(&pool, &arguments.seqs, by).await?;
         return answer(&arguments, answers, |outcome| match outcome {
-            Discard::Discarded { released: 0, key_opened: false } => (true, "discarded".to_owned()),
-            Discard::Discarded { key_opened: true, .. } => {
-                (true, "discarded; its key is blocked no longer".to_owned())
-            }
-            Discard::Discarded { released, .. } => {
-                (true, format!("discarded; {released} behind it will be sent"))
-            }
+            Discard::Discarded {
+                released: 0,
+                key_opened: false,
+            } => (true, "discarded".to_owned()),
+            Discard::Discarded {
+                key_opened: true, ..
+            } => (true, "discarded; its key is blocked no longer".to_owned()),
+            Discard::Discarded { released, .. } => (
+                true,
+                format!("discarded; {released} behind it will be sent"),
+            ),
             Discard::NotParked => (false, "is not parked: it was sent or discarded".to_owned()),
         });
     }
@@ -291,7 +328,10 @@ async fn discard(arguments: ActArguments) -> Result<ExitCode> {
     let selected = parked::count(&pool, &selection).await?;
     let mut done = 0;
     if !arguments.dry_run {
-        confirm(&format!("discard {selected} parked messages for good"), arguments.yes)?;
+        confirm(
+            &format!("discard {selected} parked messages for good"),
+            arguments.yes,
+        )?;
         done = parked::discard_all(&pool, &selection, by).await?;
     }
     arguments.print_total(&Total { selected, done }, "discarded")
@@ -305,10 +345,14 @@ fn answer<T: Serialize>(
 ) -> Result<ExitCode> {
     let all_well = answers.iter().all(|(_, outcome)| words(outcome).0);
     if arguments.common.is_json() {
-        let answers = answers.into_iter().map(|(seq, outcome)| Answer { seq, outcome });
+        let answers = answers
+            .into_iter()
+            .map(|(seq, outcome)| Answer { seq, outcome });
         print::json(&answers.collect::<Vec<_>>())?;
     } else {
-        let lines = answers.iter().map(|(seq, outcome)| format!("{seq}: {}", words(outcome).1));
+        let lines = answers
+            .iter()
+            .map(|(seq, outcome)| format!("{seq}: {}", words(outcome).1));
         print::lines(&lines.collect::<Vec<_>>())?;
     }
     match all_well {

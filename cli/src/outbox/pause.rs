@@ -41,7 +41,9 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
     }
     print::lines(&[match outcome {
         Paused::Paused(pause) => format!("paused since {} by {}", pause.since, pause.by),
-        Paused::Already(pause) => format!("was paused already: since {} by {}", pause.since, pause.by),
+        Paused::Already(pause) => {
+            format!("was paused already: since {} by {}", pause.since, pause.by)
+        }
     }])?;
     Ok(ExitCode::SUCCESS)
 }
@@ -54,7 +56,9 @@ pub(crate) async fn resume(arguments: ResumeArguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     print::lines(&[match outcome {
-        Resumed::Resumed(pause) => format!("resumed; was paused since {} by {}", pause.since, pause.by),
+        Resumed::Resumed(pause) => {
+            format!("resumed; was paused since {} by {}", pause.since, pause.by)
+        }
         Resumed::NotPaused => "was not paused".to_owned(),
     }])?;
     Ok(ExitCode::SUCCESS)

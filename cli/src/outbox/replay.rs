@@ -89,8 +89,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let as_what = if arguments.new_ids { " as new ones" } else { "" };
-    confirm(&format!("enqueue {} messages again{as_what}", plan.messages), arguments.yes)?;
+    let as_what = if arguments.new_ids {
+        " as new ones"
+    } else {
+        ""
+    };
+    confirm(
+        &format!("enqueue {} messages again{as_what}", plan.messages),
+        arguments.yes,
+    )?;
     let mut replay = Replay::begin(&pool, selection, arguments.new_ids).await?;
     let until = replay.until_seq();
     let mut done = Done {
@@ -152,7 +159,9 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
     }
     let ago = chassis::config::duration(text)
         .map_err(|_| "must be a time such as 2026-01-31T12:00:00Z, or a duration such as 15m")?;
-    let time = TimeDelta::from_std(ago).ok().and_then(|ago| Utc::now().checked_sub_signed(ago));
+    let time = TimeDelta::from_std(ago)
+        .ok()
+        .and_then(|ago| Utc::now().checked_sub_signed(ago));
     time.ok_or_else(|| "is too long ago".to_owned())
 }
 

@@ -45,12 +45,18 @@ fn show(status: &Status) -> Result<()> {
     if let Some(pause) = &status.paused {
         line("paused", format!("since {} by {}", pause.since, pause.by));
     }
-    line("cursor", format!("written {} ago", age(status.cursor_age_seconds)));
+    line(
+        "cursor",
+        format!("written {} ago", age(status.cursor_age_seconds)),
+    );
     line(
         "backlog",
         match status.backlog.exact {
             true => format!("{} messages", status.backlog.messages),
-            false => format!("about {} messages (by their numbers)", status.backlog.messages),
+            false => format!(
+                "about {} messages (by their numbers)",
+                status.backlog.messages
+            ),
         },
     );
     if let Some(seconds) = status.oldest_unpublished_seconds {

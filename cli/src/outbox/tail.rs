@@ -80,7 +80,9 @@ fn show(entries: &[Entry], json: bool) -> Result<()> {
     if json {
         return entries.iter().try_for_each(print::json_line);
     }
-    let mut table = Table::new(["seq", "age", "topic", "key", "kind", "size", "state", "id", ""]);
+    let mut table = Table::new([
+        "seq", "age", "topic", "key", "kind", "size", "state", "id", "",
+    ]);
     for entry in entries {
         table.row([
             entry.seq.to_string(),

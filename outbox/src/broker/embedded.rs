@@ -14,9 +14,7 @@ use crate::{
     Error,
     broker::{
         kafka::Kafka,
-        seam::{
-            Broker, Deliveries, Described, Producer, Record, Subscription, Topic, Tuning,
-        },
+        seam::{Broker, Deliveries, Described, Producer, Record, Subscription, Topic, Tuning},
     },
 };
 

@@ -18,9 +18,7 @@ use crate::{
     Error,
     broker::{
         kafka_consumer, kafka_describe, kafka_producer,
-        seam::{
-            Broker, Deliveries, Described, Producer, Record, Subscription, Topic, Tuning,
-        },
+        seam::{Broker, Deliveries, Described, Producer, Record, Subscription, Topic, Tuning},
     },
 };
 
@@ -166,7 +164,9 @@ impl Broker for Kafka {
         each: usize,
     ) -> BoxFuture<'a, Result<Vec<Record>, Error>> {
         let (config, topic) = (config(&self.bootstrap), topic.to_owned());
-        Box::pin(blocking(move || kafka_describe::newest(config, &topic, each)))
+        Box::pin(blocking(move || {
+            kafka_describe::newest(config, &topic, each)
+        }))
     }
 }
 

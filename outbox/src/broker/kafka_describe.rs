@@ -27,7 +27,10 @@ pub(super) fn partitions(
 ) -> Result<Vec<Described>, Error> {
     let metadata = client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(away)?;
     let known = |name: &String| {
-        let topic = metadata.topics().iter().find(|topic| topic.name() == name)?;
+        let topic = metadata
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == name)?;
         Some(topic.partitions().len()).filter(|partitions| *partitions > 0)
     };
     let described = topics.iter().map(|name| Described {
@@ -80,7 +83,10 @@ pub(super) fn newest(
     let metadata = consumer
         .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
         .map_err(away)?;
-    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions());
     let mut places = TopicPartitionList::new();
     for partition in partitions {
         let tail = Offset::OffsetTail(i64::try_from(each).unwrap_or(i64::MAX));
@@ -97,7 +103,9 @@ pub(super) fn newest(
         match consumer.poll(REQUEST_TIMEOUT / 10) {
             Some(Ok(message)) => records.push(kafka_consumer::record(&message)),
             Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
+            Some(Err(error))
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) =>
+            {
                 return Err(away(error));
             }
             Some(Err(_)) | None => {}

@@ -13,6 +13,6 @@ pub use embedded::Embedded;
 pub use kafka::Kafka;
 pub(crate) use kafka_producer::MAX_RECORD_BYTES;
 pub use seam::{
-    Broker, Deliveries, Delivery, Described, Failure, FailureClass, Outgoing, Producer, Record, SendError,
-    Subscription, Topic, Tuning,
+    Broker, Deliveries, Delivery, Described, Failure, FailureClass, Outgoing, Producer, Record,
+    SendError, Subscription, Topic, Tuning,
 };

@@ -36,7 +36,11 @@ pub trait Broker: Send + Sync + 'static {
         topics: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
         let _ = topics;
-        Box::pin(async { Err(Error::Broker("this broker does not describe topics".to_owned())) })
+        Box::pin(async {
+            Err(Error::Broker(
+                "this broker does not describe topics".to_owned(),
+            ))
+        })
     }
 
     /// The newest records of a topic, at most `each` of every partition, in no group.

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
 use crate::{
@@ -263,11 +263,7 @@ pub async fn request_replay_of_all(
 /// # Errors
 ///
 /// [`Error::Database`]; then some may be gone and others not.
-pub async fn discard(
-    pool: &PgPool,
-    seqs: &[i64],
-    by: &str,
-) -> Result<Vec<(i64, Discard)>, Error> {
+pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, Discard)>, Error> {
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable_by(|a, b| b.cmp(a));
     seqs.dedup();
@@ -302,35 +298,51 @@ pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Resu
 async fn discard_one(pool: &PgPool, seq: i64, by: &str) -> Result<Discard, Error> {
     loop {
         let mut tx = pool.begin_with(BEGIN).await?;
-        let Some((topic, key)) = table::key_of_parked(&mut tx, seq).await? else {
-            return Ok(Discard::NotParked);
-        };
-        let blocked = table::lock_blocked_key(&mut tx, &topic, &key).await?;
-        let Some(class) = table::lock_parked(&mut tx, &topic, &key, seq).await? else {
-            return Ok(Discard::NotParked);
-        };
-        // A leader may have blocked the key after we had looked for its row: a held message turned
-        // out to be refused for its own sake. Once more, in the order of the protocol.
-        if !blocked && table::is_blocked(&mut tx, &topic, &key).await? {
-            continue;
-        }
-        table::drop_parked(&mut tx, seq).await?;
-        let mut released = 0;
-        let mut key_opened = false;
-        if blocked {
-            let rest = table::rest_of_key(&mut tx, &topic, &key).await?;
-            key_opened = rest == Rest::Nothing;
-            if key_opened {
-                table::open_key(&mut tx, &topic, &key).await?;
-            } else if class == Class::Poison && rest == Rest::Followers {
-                released = table::release_followers(&mut tx, &topic, &key, by).await?;
+        match discard_in(&mut tx, seq, by).await? {
+            Some(answer) => {
+                tx.commit().await?;
+                return Ok(answer);
             }
+            None => tx.rollback().await?,
         }
-        tx.commit().await?;
-        tracing::warn!(seq, topic, by, released, "a parked message was discarded");
-        return Ok(Discard::Discarded {
-            released,
-            key_opened,
-        });
     }
+}
+
+/// Discards one message in a transaction; `None` when that has to begin anew.
+async fn discard_in(
+    tx: &mut PgTransaction<'_>,
+    seq: i64,
+    by: &str,
+) -> Result<Option<Discard>, Error> {
+    let Some((topic, key)) = table::key_of_parked(tx, seq).await? else {
+        return Ok(Some(Discard::NotParked));
+    };
+    let blocked = table::lock_blocked_key(tx, &topic, &key).await?;
+    let Some(class) = table::lock_parked(tx, &topic, &key, seq).await? else {
+        return Ok(Some(Discard::NotParked));
+    };
+    // A leader may have blocked the key after we had looked for its row: a held message turned out to be
+    // refused for its own sake. Once more, in the order of the protocol.
+    if !blocked && table::is_blocked(tx, &topic, &key).await? {
+        return Ok(None);
+    }
+    table::drop_parked(tx, seq).await?;
+    let (mut released, mut key_opened) = (0, false);
+    if blocked {
+        match table::rest_of_key(tx, &topic, &key).await? {
+            Rest::Nothing => {
+                table::open_key(tx, &topic, &key).await?;
+                key_opened = true;
+            }
+            Rest::Followers if class == Class::Poison => {
+                released = table::release_followers(tx, &topic, &key, by).await?;
+            }
+            Rest::Followers | Rest::Heads => {}
+        }
+    }
+    tracing::warn!(seq, topic, by, released, "discarding a parked message");
+    Ok(Some(Discard::Discarded {
+        released,
+        key_opened,
+    }))
 }

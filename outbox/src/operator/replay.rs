@@ -171,11 +171,7 @@ impl Replay {
     /// # Errors
     ///
     /// [`Error::Database`].
-    pub async fn begin(
-        pool: &PgPool,
-        selection: Selection,
-        new_ids: bool,
-    ) -> Result<Self, Error> {
+    pub async fn begin(pool: &PgPool, selection: Selection, new_ids: bool) -> Result<Self, Error> {
         let mut guard = pool.begin_with(BEGIN).await?;
         table::keep_partitions(&mut guard).await?;
         let mut tx = look::begin(pool).await?;
@@ -205,6 +201,7 @@ impl Replay {
         table::be_durable(&mut tx).await?;
         let seqs = table::replayable(&mut tx, &self.range, &self.selection, PAGE).await?;
         let Some(last) = seqs.last().copied() else {
+            tx.rollback().await?;
             return Ok(None);
         };
         let ids: Vec<_> = seqs
@@ -227,7 +224,9 @@ async fn range(
     let cursor = table::cursor(tx).await?;
     let oldest = holds.map_or(1, |holds| holds.from_seq);
     let newest = table::newest_seq(tx).await?.unwrap_or(0);
-    let until = selection.until_seq.map_or(newest, |until| until.min(newest));
+    let until = selection
+        .until_seq
+        .map_or(newest, |until| until.min(newest));
     let (from, since) = match selection.from {
         From::Oldest => (oldest, None),
         From::Seq(seq) => (seq, None),

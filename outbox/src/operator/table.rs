@@ -215,7 +215,11 @@ impl TryFrom<RawRow> for Row {
             payload: raw.payload,
             created_at: raw.created_at,
             age_seconds: raw.age_seconds,
-            parked: raw.parked.map(|class| class.parse()).transpose().map_err(decode)?,
+            parked: raw
+                .parked
+                .map(|class| class.parse())
+                .transpose()
+                .map_err(decode)?,
         })
     }
 }
@@ -386,10 +390,7 @@ pub(super) async fn inbox_parked_counts(
 // ---- the operator's hand ----
 
 /// Sets the pause, unless there is one.
-pub(super) async fn pause(
-    executor: impl PgExecutor<'_>,
-    by: &str,
-) -> Result<Option<Pause>, Error> {
+pub(super) async fn pause(executor: impl PgExecutor<'_>, by: &str) -> Result<Option<Pause>, Error> {
     Ok(sqlx::query_as!(
         Pause,
         r#"update outbox.relay set paused_at = clock_timestamp(), paused_by = $1
@@ -801,9 +802,7 @@ pub(super) async fn open_key(
 // ---- replaying the log ----
 
 /// The oldest row of the log.
-pub(super) async fn oldest(
-    connection: &mut PgConnection,
-) -> Result<Option<replay::Holds>, Error> {
+pub(super) async fn oldest(connection: &mut PgConnection) -> Result<Option<replay::Holds>, Error> {
     Ok(sqlx::query_as!(
         replay::Holds,
         r#"select seq as "from_seq!", created_at as "from_time!" from outbox.log order by seq limit 1"#

@@ -5,6 +5,7 @@
 mod consuming;
 mod enqueueing;
 mod leading;
+mod operating;
 mod ordering;
 mod parking;
 mod partitions;

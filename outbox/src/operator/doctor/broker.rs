@@ -30,9 +30,15 @@ pub(super) async fn examine(
     };
     report.push(Finding::ok("broker", "it answers"));
     let found = missing(&described).into_iter();
-    let found = found.chain(max_bytes(topics, &described)).chain(kept(&described));
+    let found = found
+        .chain(max_bytes(topics, &described))
+        .chain(kept(&described));
     found.for_each(|finding| report.push(finding));
-    for topic in described.iter().filter(|topic| topic.partitions.is_some()).take(SAMPLED) {
+    for topic in described
+        .iter()
+        .filter(|topic| topic.partitions.is_some())
+        .take(SAMPLED)
+    {
         report.push(match broker.newest(&topic.name, limits.sample).await {
             Ok(records) => partitioner(topic, &records),
             Err(error) => Finding::unknown("partitioner", format!("{}: {error}", topic.name)),
@@ -58,7 +64,11 @@ fn missing(described: &[Described]) -> Vec<Finding> {
         format!("{} ({partitions})", topic.name)
     });
     let all = all.collect::<Vec<_>>().join(", ");
-    or_ok(found.collect(), CHECK, &format!("all exist, with partitions: {all}"))
+    or_ok(
+        found.collect(),
+        CHECK,
+        &format!("all exist, with partitions: {all}"),
+    )
 }
 
 /// What enqueue lets pass must be taken by the client and the broker.
@@ -109,7 +119,9 @@ fn kept(described: &[Described]) -> Vec<Finding> {
         (true, _) => Finding::unknown(CHECK, "the broker does not say how long it keeps records"),
         (false, _) => Finding::ok(
             CHECK,
-            format!("kept: {told}. An inbox must remember for longer; consumers check that when they start"),
+            format!(
+                "kept: {told}. An inbox must remember for longer; consumers check that when they start"
+            ),
         ),
     }]
 }
@@ -158,14 +170,20 @@ fn murmur2(key: &[u8]) -> u32 {
     let mut hash = 0x9747_b28c ^ (key.len() as u32);
     let mut words = key.chunks_exact(4);
     for word in &mut words {
-        let mut k = word.iter().rev().fold(0, |k, byte| k << 8 | u32::from(*byte));
+        let mut k = word
+            .iter()
+            .rev()
+            .fold(0, |k, byte| k << 8 | u32::from(*byte));
         k = k.wrapping_mul(M);
         k ^= k >> 24;
         hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
     }
     let rest = words.remainder();
     if !rest.is_empty() {
-        hash ^= rest.iter().rev().fold(0, |k, byte| k << 8 | u32::from(*byte));
+        hash ^= rest
+            .iter()
+            .rev()
+            .fold(0, |k, byte| k << 8 | u32::from(*byte));
         hash = hash.wrapping_mul(M);
     }
     hash ^= hash >> 13;
@@ -186,7 +204,10 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
         ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
         }
@@ -203,14 +224,22 @@ mod tests {
 
     #[test]
     fn what_enqueue_lets_pass_must_be_taken() {
-        let known = |max_bytes| [Topic { name: "t".to_owned(), max_bytes }];
+        let known = |max_bytes| {
+            [Topic {
+                name: "t".to_owned(),
+                max_bytes,
+            }]
+        };
         let verdict = |known: [Topic; 1], max| max_bytes(&known, &[described(max)])[0].verdict;
         assert_eq!(verdict(known(None), Some(1_048_588)), Verdict::Ok);
         assert_eq!(verdict(known(None), Some(1_000)), Verdict::Warning);
         assert_eq!(verdict(known(Some(1_000)), Some(1_000)), Verdict::Ok);
         assert_eq!(verdict(known(Some(2_000)), Some(1_000)), Verdict::Warning);
         // The client takes no more, whatever the broker does.
-        assert_eq!(verdict(known(Some(2 << 20)), Some(9 << 20)), Verdict::Warning);
+        assert_eq!(
+            verdict(known(Some(2 << 20)), Some(9 << 20)),
+            Verdict::Warning
+        );
         assert_eq!(verdict(known(None), None), Verdict::Unknown);
     }
 }

@@ -66,7 +66,11 @@ pub(super) async fn idle(
         Finding::graded(CHECK, idle.seconds > 10.0 * limit, explanation)
             .fix(format!("select pg_terminate_backend({})", idle.pid))
     });
-    Ok(or_ok(found.collect(), CHECK, "nobody idles in a transaction"))
+    Ok(or_ok(
+        found.collect(),
+        CHECK,
+        "nobody idles in a transaction",
+    ))
 }
 
 /// What to say when others' sessions are hidden from this user.
@@ -106,7 +110,9 @@ fn who(session: &Session) -> String {
 fn first_words(statement: &str) -> String {
     let plain = |word: &&str| {
         let mut letters = word.chars();
-        letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        letters
+            .next()
+            .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
             && letters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
     };
     let words = statement.split_whitespace().take_while(plain).take(3);

@@ -33,7 +33,8 @@ pub(super) async fn migrations(session: &mut PgConnection) -> Result<Vec<Finding
         );
     }
     if foreign.count() > 0 {
-        let explanation = "the schema is newer than this program, which may misread it; use a newer one";
+        let explanation =
+            "the schema is newer than this program, which may misread it; use a newer one";
         found.push(Finding::warning(CHECK, explanation));
     }
     Ok(or_ok(found, CHECK, "the schema is up to date"))
@@ -131,7 +132,11 @@ pub(super) async fn triggers(session: &mut PgConnection) -> Result<Vec<Finding>,
             .fix(format!("drop {kind} {name} on {on}")),
         });
     }
-    Ok(or_ok(found, CHECK, "no trigger, rule or row security on the log"))
+    Ok(or_ok(
+        found,
+        CHECK,
+        "no trigger, rule or row security on the log",
+    ))
 }
 
 pub(super) async fn storage(session: &mut PgConnection) -> Result<Vec<Finding>, Error> {
@@ -161,12 +166,18 @@ pub(super) async fn storage(session: &mut PgConnection) -> Result<Vec<Finding>, 
         found.push(
             Finding::problem(
                 CHECK,
-                format!("the index outbox.{name} is not valid: the relay reads the whole log instead"),
+                format!(
+                    "the index outbox.{name} is not valid: the relay reads the whole log instead"
+                ),
             )
             .fix(format!("reindex index outbox.{name}")),
         );
     }
-    Ok(or_ok(found, CHECK, "four logged partitions with valid indexes"))
+    Ok(or_ok(
+        found,
+        CHECK,
+        "four logged partitions with valid indexes",
+    ))
 }
 
 pub(super) async fn edits(session: &mut PgConnection) -> Result<Vec<Finding>, Error> {
@@ -186,5 +197,9 @@ pub(super) async fn edits(session: &mut PgConnection) -> Result<Vec<Finding>, Er
             literal(&table)
         ))
     });
-    Ok(or_ok(found.collect(), CHECK, "no row was ever updated or deleted"))
+    Ok(or_ok(
+        found.collect(),
+        CHECK,
+        "no row was ever updated or deleted",
+    ))
 }

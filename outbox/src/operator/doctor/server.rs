@@ -30,7 +30,11 @@ pub(super) async fn settings(session: &mut PgConnection) -> Result<Vec<Finding>,
         let finding = Finding::problem(CHECK, format!("{} is off: {why}", setting.name));
         found.push(switch_on(finding, &setting));
     }
-    Ok(or_ok(found, CHECK, "a commit is on disk before it is acknowledged"))
+    Ok(or_ok(
+        found,
+        CHECK,
+        "a commit is on disk before it is acknowledged",
+    ))
 }
 
 /// The statement for where the setting comes from.
@@ -112,7 +116,10 @@ pub(super) async fn roles(session: &mut PgConnection) -> Result<Vec<Finding>, Er
     prefixes.dedup();
     let well = match prefixes.is_empty() {
         true => "none were made by outbox.make_roles".to_owned(),
-        false => format!("of {}: each may do its work and no more", prefixes.join(", ")),
+        false => format!(
+            "of {}: each may do its work and no more",
+            prefixes.join(", ")
+        ),
     };
     Ok(or_ok(found, CHECK, &well))
 }
@@ -146,7 +153,8 @@ fn difference(
         let why = "Leases and order go by the database's alone; times of messages and measured delays are off";
         return Finding::warning(CHECK, format!("{text}. {why}"));
     }
-    let well = "the clocks of database and this machine agree. The broker's is unknown: it does not tell";
+    let well =
+        "the clocks of database and this machine agree. The broker's is unknown: it does not tell";
     Finding::ok(CHECK, well)
 }
 
@@ -159,11 +167,20 @@ mod tests {
     fn clocks_differ_by_what_the_question_s_own_time_cannot_explain() {
         let at = |seconds: i64| DateTime::from_timestamp(1_000_000 + seconds, 0).unwrap();
         let limits = Limits::default();
-        assert_eq!(difference(at(0), at(5), at(10), &limits).verdict, Verdict::Ok);
+        assert_eq!(
+            difference(at(0), at(5), at(10), &limits).verdict,
+            Verdict::Ok
+        );
         let ahead = difference(at(0), at(75), at(10), &limits);
         assert_eq!(ahead.verdict, Verdict::Warning);
-        assert!(ahead.explanation.contains("65.0 s or more ahead of"), "{ahead:?}");
+        assert!(
+            ahead.explanation.contains("65.0 s or more ahead of"),
+            "{ahead:?}"
+        );
         let behind = difference(at(0), at(-3), at(10), &limits);
-        assert!(behind.explanation.contains("3.0 s or more behind"), "{behind:?}");
+        assert!(
+            behind.explanation.contains("3.0 s or more behind"),
+            "{behind:?}"
+        );
     }
 }

@@ -20,7 +20,12 @@ pub(super) async fn origin(session: &mut PgConnection) -> Result<Vec<Finding>, E
     const CHECK: &str = "cursor_origin";
     let origin = table::cursor_origin(session).await?;
     let explanation = match (origin.same, origin.behind) {
-        (true, true) => return Ok(vec![Finding::ok(CHECK, "the cursor was written in this cluster")]),
+        (true, true) => {
+            return Ok(vec![Finding::ok(
+                CHECK,
+                "the cursor was written in this cluster",
+            )]);
+        }
         (false, _) => {
             "the cursor was written in another database cluster: this one was restored or copied. Transaction \
              ids mean nothing here, and no relay will read"
@@ -48,12 +53,13 @@ pub(super) async fn relay(
             true => Finding::warning(CHECK, "nobody relays; nothing is waiting to be published"),
             false => Finding::problem(
                 CHECK,
-                format!("nobody relays, and messages are waiting; the cursor is {} old", span(age)),
+                format!(
+                    "nobody relays, and messages are waiting; the cursor is {} old",
+                    span(age)
+                ),
             ),
         };
-        return Ok(vec![
-            found.fix("relay --database-url … --kafka-brokers …"),
-        ]);
+        return Ok(vec![found.fix("relay --database-url … --kafka-brokers …")]);
     };
     if age > limits.cursor_age.as_secs_f64() {
         let explanation = format!(
@@ -63,7 +69,11 @@ pub(super) async fn relay(
         );
         return Ok(vec![Finding::problem(CHECK, explanation)]);
     }
-    let well = format!("{} leads; the cursor was written {} ago", lease.owner, span(age));
+    let well = format!(
+        "{} leads; the cursor was written {} ago",
+        lease.owner,
+        span(age)
+    );
     Ok(vec![Finding::ok(CHECK, well)])
 }
 
@@ -72,7 +82,10 @@ pub(super) async fn pause(session: &mut PgConnection) -> Result<Vec<Finding>, Er
     let Some(pause) = looked::relay(session).await?.paused else {
         return Ok(vec![Finding::ok(CHECK, "the relay is not paused")]);
     };
-    let explanation = format!("paused since {} by {}: nothing is sent", pause.since, pause.by);
+    let explanation = format!(
+        "paused since {} by {}: nothing is sent",
+        pause.since, pause.by
+    );
     Ok(vec![
         Finding::warning(CHECK, explanation).fix("recompense outbox resume"),
     ])

@@ -50,12 +50,17 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
     let now = table::now(&mut tx).await?;
     let oldest = looked::oldest(&mut tx).await?;
     let newest = looked::newest_seq(&mut tx).await?;
-    let Some((oldest, newest)) = oldest.zip(newest) else {
+    let since = now - TimeDelta::hours(1);
+    let first = match oldest.as_ref().zip(newest) {
+        Some((oldest, newest)) => {
+            Some(replay::first_since(&mut tx, since, oldest.from_seq, newest).await?)
+        }
+        None => None,
+    };
+    tx.rollback().await?;
+    let Some(((oldest, newest), first)) = oldest.zip(newest).zip(first) else {
         return Ok(vec![Finding::ok(CHECK, "the log is empty")]);
     };
-    let since = now - TimeDelta::hours(1);
-    let first = replay::first_since(&mut tx, since, oldest.from_seq, newest).await?;
-    tx.rollback().await?;
     let rate = newest + 1 - first;
     let holds = format!("the log holds messages since {}", oldest.from_time);
     if rate <= 0 {
@@ -63,7 +68,9 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
         return Ok(vec![Finding::ok(CHECK, well)]);
     }
     // When the log is younger than an hour, its own age.
-    let seconds = (now - oldest.from_time).as_seconds_f64().clamp(1.0, 3_600.0);
+    let seconds = (now - oldest.from_time)
+        .as_seconds_f64()
+        .clamp(1.0, 3_600.0);
     let lasts = seconds * TURN as f64 / rate as f64;
     let explanation = format!(
         "at the last hour's {:.1} messages/s a turn of {TURN} numbers lasts {}; {holds}",
@@ -94,6 +101,9 @@ pub(super) async fn dead_rows(
         );
         Finding::warning(CHECK, explanation).fix(format!("vacuum outbox.{partition}"))
     });
-    let well = format!("fewer than {} in each partition of {PARTITION}", limits.dead_rows);
+    let well = format!(
+        "fewer than {} in each partition of {PARTITION}",
+        limits.dead_rows
+    );
     Ok(or_ok(found.collect(), CHECK, &well))
 }

@@ -25,11 +25,11 @@ pub(super) async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, 
 /// Versions of migrations that succeeded. Unchecked: the history is made by the migrator, not by a
 /// migration.
 pub(super) async fn migrations(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
-    Ok(
-        sqlx::query_scalar("select version from outbox._sqlx_migrations where success order by version")
-            .fetch_all(connection)
-            .await?,
+    Ok(sqlx::query_scalar(
+        "select version from outbox._sqlx_migrations where success order by version",
     )
+    .fetch_all(connection)
+    .await?)
 }
 
 pub(super) struct Sequence {
