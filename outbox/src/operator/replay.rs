@@ -201,6 +201,7 @@ impl Replay {
         table::be_durable(&mut tx).await?;
         let seqs = table::replayable(&mut tx, &self.range, &self.selection, PAGE).await?;
         let Some(last) = seqs.last().copied() else {
+            tx.rollback().await?;
             return Ok(None);
         };
         let ids: Vec<_> = seqs

@@ -67,7 +67,7 @@ async fn a_poisoned_key_waits_in_order_and_the_others_flow() {
     assert_eq!(oracle.of_key("sick"), [0]);
     assert_eq!(oracle.of_key("well"), (100..110).collect::<Vec<_>>());
     world
-        .wait_for_parked(&[("blocked", 8), ("poison", 1)])
+        .wait_for_unsent(&[("blocked", 8), ("poison", 1)])
         .await;
 
     // A successor knows.
@@ -78,7 +78,7 @@ async fn a_poisoned_key_waits_in_order_and_the_others_flow() {
         .await;
     oracle.wait_for(12).await;
     world
-        .wait_for_parked(&[("blocked", 9), ("poison", 1)])
+        .wait_for_unsent(&[("blocked", 9), ("poison", 1)])
         .await;
 
     // Asked for too early, it is refused once more and all of them go on waiting.
@@ -98,7 +98,7 @@ async fn a_poisoned_key_waits_in_order_and_the_others_flow() {
         "in order"
     );
     open(&world).await;
-    world.wait_for_parked(&[]).await;
+    world.wait_for_unsent(&[]).await;
 
     world.send(&[world.message("sick", 11)]).await;
     oracle.wait_for(23).await;
@@ -114,11 +114,11 @@ async fn a_discarded_head_releases_what_waits_behind_it() {
     let relay = world.relay(Config::default());
     let mut oracle = world.oracle();
     world
-        .wait_for_parked(&[("blocked", 8), ("poison", 1)])
+        .wait_for_unsent(&[("blocked", 8), ("poison", 1)])
         .await;
     discard_head(&world.pool, "sick").await;
     world
-        .wait_for_parked(&[("blocked", 4), ("poison", 1)])
+        .wait_for_unsent(&[("blocked", 4), ("poison", 1)])
         .await;
     oracle.wait_for(14).await;
     assert_eq!(oracle.of_key("sick"), [0, 2, 3, 4], "up to the next");
@@ -126,17 +126,17 @@ async fn a_discarded_head_releases_what_waits_behind_it() {
     oracle.wait_for(18).await;
     assert_eq!(oracle.of_key("sick"), [0, 2, 3, 4, 6, 7, 8, 9]);
     open(&world).await;
-    world.wait_for_parked(&[]).await;
+    world.wait_for_unsent(&[]).await;
 
     // Opened behind the leader's back, with nothing waiting: what comes next is sent.
     script.sicken(20);
     world.send(&[world.message("sick", 20)]).await;
-    world.wait_for_parked(&[("poison", 1)]).await;
+    world.wait_for_unsent(&[("poison", 1)]).await;
     discard_head(&world.pool, "sick").await;
     world.send(&[world.message("sick", 21)]).await;
     oracle.wait_for(19).await;
     assert_eq!(oracle.of_key("sick").last(), Some(&21));
-    world.wait_for_parked(&[]).await;
+    world.wait_for_unsent(&[]).await;
     relay.stop().await;
 }
 
@@ -150,12 +150,12 @@ async fn a_held_message_that_is_poison_blocks_what_is_held_behind_it() {
         .flat_map(|n| [world.message("sick", n), world.message("well", 100 + n)])
         .collect();
     world.send(&messages).await;
-    world.wait_for_parked(&[("held", 8)]).await;
+    world.wait_for_unsent(&[("held", 8)]).await;
     script.refuse_topic(false);
     let mut oracle = world.oracle();
     oracle.wait_for(5).await;
     world
-        .wait_for_parked(&[("blocked", 2), ("poison", 1)])
+        .wait_for_unsent(&[("blocked", 2), ("poison", 1)])
         .await;
     assert_eq!(oracle.of_key("sick"), [0]);
     assert_eq!(oracle.of_key("well"), [100, 101, 102, 103]);
@@ -228,7 +228,7 @@ async fn operators_racing_the_leader_neither_lose_nor_reorder() {
     seen.sort_unstable();
     assert_eq!(seen, wanted, "nothing lost");
     open(&world).await;
-    world.wait_for_parked(&[]).await;
+    world.wait_for_unsent(&[]).await;
     // Those in flight when an earlier one was refused may come first; behind a blocked key none may.
     assert!(
         script.refusals.load(Ordering::SeqCst) >= 12,

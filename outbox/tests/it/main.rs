@@ -12,6 +12,7 @@ mod inbox_retention;
 mod leading;
 mod limits;
 mod offsets;
+mod operating;
 mod ordering;
 mod parking;
 mod partitions;

@@ -172,7 +172,7 @@ async fn what_kafka_refuses_with_its_neighbours_does_not_let_later_messages_over
         .collect();
     let healthy: Vec<_> = (0..500).filter(|n| !sick.contains(n)).collect();
     assert_eq!(arrived, healthy, "in order");
-    world.wait_for_parked(&[("poison", 3)]).await;
+    world.wait_for_unsent(&[("poison", 3)]).await;
     let sql = "select count(*) from outbox.parked where overtaken_by > seq
                and seq = (select min(seq) from outbox.parked)";
     assert_eq!(world.count(sql).await, 1, "its successor was in flight too");

@@ -121,7 +121,7 @@ impl World {
     }
 
     /// Waits until exactly so many messages of each class are parked.
-    pub(crate) async fn wait_for_parked(&self, wanted: &[(&str, i64)]) {
+    pub(crate) async fn wait_for_unsent(&self, wanted: &[(&str, i64)]) {
         let wanted: Vec<_> = wanted.iter().map(|(c, n)| ((*c).to_owned(), *n)).collect();
         let sql = "select class, count(*) from outbox.parked group by class order by class";
         // What the test saw on the way, for whom it fails.

@@ -50,12 +50,17 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
     let now = table::now(&mut tx).await?;
     let oldest = looked::oldest(&mut tx).await?;
     let newest = looked::newest_seq(&mut tx).await?;
-    let Some((oldest, newest)) = oldest.zip(newest) else {
+    let since = now - TimeDelta::hours(1);
+    let first = match oldest.as_ref().zip(newest) {
+        Some((oldest, newest)) => {
+            Some(replay::first_since(&mut tx, since, oldest.from_seq, newest).await?)
+        }
+        None => None,
+    };
+    tx.rollback().await?;
+    let Some(((oldest, newest), first)) = oldest.zip(newest).zip(first) else {
         return Ok(vec![Finding::ok(CHECK, "the log is empty")]);
     };
-    let since = now - TimeDelta::hours(1);
-    let first = replay::first_since(&mut tx, since, oldest.from_seq, newest).await?;
-    tx.rollback().await?;
     let rate = newest + 1 - first;
     let holds = format!("the log holds messages since {}", oldest.from_time);
     if rate <= 0 {
