@@ -27,7 +27,7 @@ down: ## stop what `make up` started
 
 test: tools ## every test, on a real Kafka and Postgres started for it
 	@$(BINARIES)
-	$(TESTBED) run -- cargo test --workspace $(FEATURES)
+	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
 
 trials: tools ## the long forms of the fault tests, and a table; TRIALS_SEED=n replays, TRIAL=name picks
 	@$(BINARIES)

@@ -329,7 +329,7 @@ pub(super) async fn partitions(
     connection: &mut PgConnection,
     seq: i64,
 ) -> Result<Vec<Partition>, Error> {
-    let current = (seq + 1) / PARTITION & 3;
+    let current = ((seq + 1) / PARTITION) & 3;
     Ok(sqlx::query_as!(
         Partition,
         r#"select c.relname::text as "name!", pg_total_relation_size(c.oid) as "bytes!",
@@ -659,16 +659,6 @@ pub(super) async fn youngest_parked(
     )
     .fetch_all(pool)
     .await?)
-}
-
-pub(super) async fn key_of_parked(
-    connection: &mut PgConnection,
-    seq: i64,
-) -> Result<Option<(String, String)>, Error> {
-    let row = sqlx::query!("select topic, key from outbox.parked where seq = $1", seq)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row.map(|row| (row.topic, row.key)))
 }
 
 // ---- replaying the log ----

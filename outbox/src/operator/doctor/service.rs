@@ -7,7 +7,7 @@ use crate::{
     operator::{
         doctor::{
             Limits,
-            report::{Finding, or_ok, span},
+            report::{Finding, literal, or_ok, span},
             table,
         },
         look,
@@ -34,9 +34,7 @@ pub(super) async fn origin(session: &mut PgConnection) -> Result<Vec<Finding>, E
             "the cursor is ahead of this cluster's transaction ids: this one was rewound. No relay will read"
         }
     };
-    Ok(vec![
-        Finding::problem(CHECK, explanation).fix("recompense outbox rebase"),
-    ])
+    Ok(vec![Finding::problem(CHECK, explanation)])
 }
 
 pub(super) async fn relay(
@@ -136,8 +134,8 @@ pub(super) async fn inbox_parked(
             span(count.oldest_seconds)
         );
         Finding::graded(CHECK, serious, explanation).fix(format!(
-            "recompense outbox parked list --inbox --consumer {}",
-            count.consumer
+            "select id, topic, class, reason from outbox.inbox_parked where consumer = {}",
+            literal(&count.consumer)
         ))
     });
     Ok(or_ok(found.collect(), CHECK, "everything could be handled"))

@@ -282,7 +282,7 @@ async fn a_cursor_of_another_cluster_is_noticed() {
         let finding = ask(pool, "cursor_origin", limits).await;
         assert_eq!(finding.verdict, Verdict::Problem);
         assert!(finding.explanation.contains(says), "{finding:?}");
-        assert_eq!(finding.fix, ["recompense outbox rebase"]);
+        assert!(finding.fix.is_empty());
     }
 }
 
