@@ -29,10 +29,10 @@ test: tools ## every test, on a real Kafka and Postgres started for it
 	@$(BINARIES)
 	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
 
-trials: tools ## the long forms of the fault tests, and a table; TRIALS_SEED=n replays, TRIAL=name picks
+trials: tools ## the fault trials in their long forms, and a table; TRIALS=short, TRIAL=name, TRIALS_SEED=n
 	@$(BINARIES)
 	@rm -f target/trials.tsv
-	@TRIALS=long $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 $(or $(TRIAL),trials:: plans::); \
+	@TRIALS=$(or $(TRIALS),long) $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 $(or $(TRIAL),trials:: plans::); \
 	status=$$?; $(TESTBED) trials; exit $$status
 
 check: ## formatting, lints and documentation, without a warning

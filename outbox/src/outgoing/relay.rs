@@ -23,6 +23,7 @@ use crate::{
     outgoing::{
         leader::{Leader, patiently},
         table,
+        topics::largest_and_smallest_limit,
     },
     telemetry,
 };
@@ -196,7 +197,13 @@ impl Relay {
             false => Status::Leading,
         });
         crash::point("after_lease");
-        Leader::new(connection, &*self.broker, &self.config, &self.status, taken)?
+        // What the topics take is asked once a leadership; a producer's settings are fixed.
+        let limits = patiently(largest_and_smallest_limit(connection)).await?;
+        let config = Config {
+            tuning: self.config.tuning.clone().for_limits(limits),
+            ..self.config.clone()
+        };
+        Leader::new(connection, &*self.broker, &config, &self.status, taken)?
             .run(shutdown)
             .await
     }

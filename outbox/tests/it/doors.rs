@@ -386,7 +386,7 @@ async fn the_lock_of_a_key_is_the_same_through_both_doors() {
     sql.rollback().await.unwrap();
 
     let mut sql = world.pool.begin().await.unwrap();
-    sqlx::raw_sql("select outbox.lock_key('other')")
+    sqlx::raw_sql("set local lock_timeout = '50ms'; select outbox.lock_key('other')")
         .execute(&mut *sql)
         .await
         .unwrap();
