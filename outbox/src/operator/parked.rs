@@ -298,8 +298,8 @@ pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Resu
 
 async fn discard_one(pool: &PgPool, seq: i64, by: &str) -> Result<Discard, Error> {
     let mut tx = pool.begin_with(BEGIN).await?;
-    let waiting = parking::table::waiting_behind(&mut tx, seq).await?;
     let removed = parking::table::remove(&mut tx, &[seq]).await?;
+    let waiting = parking::table::waiting(&mut tx, &removed.released).await?;
     tx.commit().await?;
     if removed.messages == 0 {
         return Ok(Discard::NotParked);

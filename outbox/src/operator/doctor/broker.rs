@@ -234,11 +234,7 @@ mod tests {
         assert_eq!(verdict(known(None), Some(1_000)), Verdict::Warning);
         assert_eq!(verdict(known(Some(1_000)), Some(1_000)), Verdict::Ok);
         assert_eq!(verdict(known(Some(2_000)), Some(1_000)), Verdict::Warning);
-        // The client takes no more, whatever the broker does.
-        assert_eq!(
-            verdict(known(Some(2 << 20)), Some(9 << 20)),
-            Verdict::Warning
-        );
+        assert_eq!(verdict(known(Some(2 << 20)), Some(9 << 20)), Verdict::Ok);
         assert_eq!(verdict(known(None), None), Verdict::Unknown);
     }
 }

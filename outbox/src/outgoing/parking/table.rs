@@ -146,6 +146,8 @@ pub(crate) async fn refuse(
 pub(crate) struct Removed {
     /// Messages that were still parked.
     pub(crate) messages: usize,
+    /// Keys whose head is gone.
+    pub(crate) released: Vec<BlockedKey>,
     /// Keys that are blocked no longer.
     pub(crate) opened: Vec<BlockedKey>,
 }
@@ -163,11 +165,12 @@ pub(crate) async fn remove(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<R
     .await?;
     // Also where a key was blocked since we looked for its row: a held message that the leader
     // found to be poison meanwhile.
-    sqlx::query!(
-        "update outbox.blocked_key set head = null where head = any($1)",
+    let released = sqlx::query_as!(
+        BlockedKey,
+        "update outbox.blocked_key set head = null where head = any($1) returning topic, key",
         seqs
     )
-    .execute(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
     let messages = gone.len();
     let (topics, keys): (Vec<_>, Vec<_>) = gone.into_iter().map(|k| (k.topic, k.key)).unzip();
@@ -185,17 +188,25 @@ pub(crate) async fn remove(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<R
     )
     .fetch_all(&mut **tx)
     .await?;
-    Ok(Removed { messages, opened })
+    Ok(Removed {
+        messages,
+        released,
+        opened,
+    })
 }
 
-/// How many messages wait behind a refused one.
-pub(crate) async fn waiting_behind(tx: &mut PgTransaction<'_>, head: i64) -> Result<i64, Error> {
-    lock_keys_of(tx, &[head]).await?;
+/// How many messages of these keys wait.
+pub(crate) async fn waiting(tx: &mut PgTransaction<'_>, keys: &[BlockedKey]) -> Result<i64, Error> {
+    let (topics, keys): (Vec<_>, Vec<_>) = keys
+        .iter()
+        .map(|k| (k.topic.clone(), k.key.clone()))
+        .unzip();
     Ok(sqlx::query_scalar!(
-        r#"select count(*) as "count!"
-           from outbox.parked join outbox.blocked_key using (topic, key)
-           where blocked_key.head = $1 and parked.class = 'blocked'"#,
-        head,
+        r#"select count(*) as "count!" from outbox.parked
+           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
+             and class = 'blocked'"#,
+        &topics,
+        &keys,
     )
     .fetch_one(&mut **tx)
     .await?)

@@ -31,7 +31,7 @@ async fn world(name: &str) -> World {
     let world = World::embedded(name).await;
     run(
         &world.pool,
-        "insert into outbox.blocked_key values ('t', 'k'), ('t', 'alone')",
+        "insert into outbox.blocked_key values ('t', 'k', 10), ('t', 'alone', 20)",
     )
     .await;
     let mut connection = world.pool.acquire().await.unwrap();
@@ -159,9 +159,9 @@ async fn discarding_a_head_releases_what_waits_behind_it_and_the_last_opens_the_
         [(10, released(1))]
     );
     assert_eq!(blocked(pool).await, ["alone", "k"], "the leader opens it");
-    assert_eq!(rows(pool).await, [(12, true), (20, false), (30, false)]);
+    assert_eq!(rows(pool).await, [(12, false), (20, false), (30, false)]);
     let shown = parked::show(pool, 12, false).await.unwrap().unwrap();
-    assert_eq!(shown.item.replay.unwrap().by, "ann");
+    assert_eq!(shown.head, None, "it waits for nobody but the leader");
     assert_eq!(
         discard(pool, &[12], "ann").await.unwrap(),
         [(12, OPENED)],
@@ -184,17 +184,17 @@ async fn discarding_a_head_releases_what_waits_behind_it_and_the_last_opens_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_refused_message_of_the_key_keeps_its_followers() {
+async fn another_refused_message_of_the_key_holds_nobody_up() {
     // Two refused ones from a time when the topic's policy let others flow on.
     let World { pool, .. } = &world("parked_two_heads").await;
     park(&mut pool.acquire().await.unwrap(), 9, "k", "poison").await;
     assert_eq!(
         discard(pool, &[10], "ann").await.unwrap(),
-        [(10, released(0))]
+        [(10, released(2))]
     );
     assert_eq!(
         discard(pool, &[9], "ann").await.unwrap(),
-        [(9, released(2))]
+        [(9, released(0))]
     );
 }
 
@@ -239,7 +239,7 @@ async fn a_held_message_that_turns_out_to_be_poison_meanwhile_is_discarded_as_a_
     run_in(
         &mut leader,
         "update outbox.parked set class = 'poison' where seq = 30;
-         insert into outbox.blocked_key values ('t', 'held')",
+         insert into outbox.blocked_key values ('t', 'held', 30)",
     )
     .await;
     park(&mut leader, 31, "held", "blocked").await;
@@ -273,7 +273,7 @@ async fn what_the_leader_has_just_sent_is_not_parked_any_more() {
 }
 
 /// A leader parks and sends as the protocol says, two operators discard and ask; nothing is stranded:
-/// what has no head before it is asked for, and a key is blocked if and only if something of it is parked.
+/// what has no head before it is released, and a key is blocked if and only if something of it is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_stranded_when_a_leader_and_operators_work_on_the_same_key() {
     let World { pool, .. } = &World::embedded("parked_hammer").await;
@@ -295,19 +295,22 @@ async fn nothing_is_stranded_when_a_leader_and_operators_work_on_the_same_key() 
             if is_blocked {
                 park(&mut tx, next, key, "blocked").await;
             } else if turn % 5 < 2 {
-                sqlx::query("insert into outbox.blocked_key values ('t', $1)")
+                sqlx::query("insert into outbox.blocked_key values ('t', $1, $2)")
                     .bind(key)
+                    .bind(next)
                     .execute(&mut *tx)
                     .await
                     .unwrap();
                 park(&mut tx, next, key, "poison").await;
             }
-            // Sends what is asked for, and opens the key behind the last.
+            // Sends what is asked for or released, and opens the key behind the last.
             if turn % 7 == 0 && is_blocked {
                 let sent = sqlx::query(
-                    "with asked as (select seq from outbox.parked
-                                    where topic = 't' and key = $1 and replay_at is not null
-                                    order by seq for update)
+                    "with asked as (select p.seq from outbox.parked as p
+                                    join outbox.blocked_key as b using (topic, key)
+                                    where topic = 't' and key = $1
+                                      and (replay_at is not null or (class = 'blocked' and b.head is null))
+                                    order by p.seq for update of p)
                      delete from outbox.parked where seq in (select seq from asked)",
                 )
                 .bind(key)
@@ -345,9 +348,11 @@ async fn nothing_is_stranded_when_a_leader_and_operators_work_on_the_same_key() 
     assert!(sent.load(Ordering::SeqCst) > 0 && discarded.load(Ordering::SeqCst) > 0);
     let stranded: Vec<i64> = sqlx::query_scalar(
         "select seq from outbox.parked as p
-         where class = 'blocked' and replay_at is null
-           and not exists (select from outbox.parked as head
-                           where head.key = p.key and head.class = 'poison')",
+         where class = 'blocked'
+           and not exists (select from outbox.blocked_key as b
+                           where b.key = p.key
+                             and (b.head is null
+                                  or exists (select from outbox.parked as h where h.seq = b.head)))",
     )
     .fetch_all(pool)
     .await
@@ -361,13 +366,12 @@ async fn nothing_is_stranded_when_a_leader_and_operators_work_on_the_same_key() 
     assert_eq!(blocked(pool).await, keys);
 }
 
-/// What the leader does after it has sent a head: its followers are asked for, or the key opens.
+/// What the leader does after it has sent a head: its followers are released, or the key opens.
 async fn release_or_open(tx: &mut PgConnection, key: &str) {
     for statement in [
-        "update outbox.parked as p set replay_at = now(), replay_by = 'leader'
-         where topic = 't' and key = $1 and replay_at is null
-           and not exists (select from outbox.parked as head
-                           where head.key = p.key and head.class = 'poison')",
+        "update outbox.blocked_key as b set head = null
+         where topic = 't' and key = $1
+           and not exists (select from outbox.parked as p where p.seq = b.head)",
         "delete from outbox.blocked_key where topic = 't' and key = $1
            and not exists (select from outbox.parked where topic = 't' and key = $1)",
     ] {
