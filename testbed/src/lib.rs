@@ -12,7 +12,7 @@
 //! | `TESTBED_POSTGRES_URL` | use this Postgres server (a superuser) as the shared one |
 //! | `TESTBED_KAFKA` | use this broker (`host:port`) as the shared one |
 //! | `TESTBED_POSTGRES` | which server binaries: `archive`, or a folder that holds `postgres` and `initdb` |
-//! | `TRIALS`, `TRIALS_SEED` | `long` fault trials, and the seed to replay one: see [`trials`] |
+//! | `TRIALS`, `TRIALS_SEED` | `long` fault trials, and the seed to replay one: see [`trials()`] |
 //! | `RECOMPENSE_CACHE` | where downloaded servers are kept, instead of the user's cache folder and `target/kafka` |
 
 // What everything stands on.
