@@ -25,7 +25,7 @@ down: ## stop what `make up` started
 	@cargo build --quiet --package testbed
 	@$(TESTBED) down
 
-test: tools ## every test, on a real Kafka and Postgres started for it
+test: tools ## every test but the trials, on a real Kafka and Postgres started for it
 	@$(BINARIES)
 	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
 
