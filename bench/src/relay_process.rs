@@ -44,6 +44,7 @@ pub(crate) fn program(
         .env("KAFKA_BROKERS", world.bootstrap())
         .env("LISTEN", "127.0.0.1:0")
         .env("LOG_FORMAT", "json")
+        .env("PROFILE", arguments.profile.to_string())
         .env("LINGER_MS", arguments.relay().tuning.linger_ms.to_string()))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use outbox::outgoing;
+use outbox::outgoing::{self, Profile};
 use testbed::kafka::Jvm;
 
 /// What anyone sets who runs PostgreSQL in earnest: its own defaults are for a machine of twenty
@@ -39,8 +39,8 @@ pub(crate) struct Arguments {
     pub(crate) writers: usize,
 
     /// The relay's settings.
-    #[arg(long, value_enum, default_value_t = Profile::Default)]
-    profile: Profile,
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub(crate) profile: Profile,
     /// Instead of the profile's: how long a record may wait for company.
     #[arg(long, value_name = "MILLISECONDS")]
     linger_ms: Option<f64>,
@@ -89,13 +89,6 @@ pub(crate) enum What {
     Footprint,
 }
 
-/// Named settings of a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Profile {
-    /// As a relay is without being told.
-    Default,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Compilers {
     /// Only the one that answers early.
@@ -135,9 +128,7 @@ impl Arguments {
 
     /// The relay's settings.
     pub(crate) fn relay(&self) -> outgoing::Config {
-        let mut config = match self.profile {
-            Profile::Default => outgoing::Config::default(),
-        };
+        let mut config = outgoing::Config::of(self.profile);
         if let Some(linger_ms) = self.linger_ms {
             config.tuning.linger_ms = linger_ms;
         }
@@ -158,7 +149,7 @@ impl Arguments {
             pairs.join(" ")
         };
         format!(
-            "{} runs of {} s, {} writers in open loops; relay profile {:?} (linger {} ms, poll {:?}, \
+            "{} runs of {} s, {} writers in open loops; relay profile {} (linger {} ms, poll {:?}, \
              page {}); PostgreSQL {}; Kafka compilers {:?} {}",
             self.runs,
             self.seconds,

@@ -115,6 +115,7 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
         ("relay", "LINGER_MS", "soon"),
         ("relay", "LINGER_MS", "-1"),
         ("relay", "LINGER_MS", "NaN"),
+        ("relay", "PROFILE", "fast"),
     ];
     join_all(own.map(|(program, name, value)| assert_refused(program, name, Some(value)))).await;
 }

@@ -14,7 +14,7 @@ use chassis::{
 use outbox::{
     Relay,
     broker::{Broker, Kafka},
-    outgoing::{Config, Status},
+    outgoing::{Config, Profile, Status},
     service,
 };
 use tokio::sync::watch;
@@ -43,16 +43,16 @@ struct Arguments {
     #[arg(long, env = "LEASE", value_name = "DURATION", default_value = "1500ms", value_parser = lease)]
     lease: Duration,
 
-    /// How long a record may wait for others to share its batch, in milliseconds. 0 is quickest
-    /// for single messages; batches form under load all the same.
-    #[arg(
-        long,
-        env = "LINGER_MS",
-        value_name = "MILLISECONDS",
-        default_value_t = 0.5,
-        value_parser = linger
-    )]
-    linger_ms: f64,
+    /// What is dear: `low-latency` sends at once and looks at the log all the time; `balanced`
+    /// takes some milliseconds and works little when idle; `throughput` makes larger batches, of
+    /// tens of milliseconds, in up to twice the memory.
+    #[arg(long, env = "PROFILE", value_name = "NAME", default_value_t)]
+    profile: Profile,
+
+    /// How long a record may wait for others to share its batch, in milliseconds, instead of what
+    /// the profile says. 0 is quickest for single messages; batches form under load all the same.
+    #[arg(long, env = "LINGER_MS", value_name = "MILLISECONDS", value_parser = linger)]
+    linger_ms: Option<f64>,
 }
 
 /// Below, a leader could not renew in time on a busy machine; above, a crash stops the flow.
@@ -89,16 +89,14 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
     let settings = arguments.settings;
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let broker: Arc<dyn Broker> = Arc::new(Kafka::new(settings.kafka_brokers.to_string())?);
-    let defaults = Config::default();
-    let config = Config {
+    let mut config = Config {
         source: arguments.source,
         lease: arguments.lease,
-        tuning: outbox::broker::Tuning {
-            linger_ms: arguments.linger_ms,
-            ..defaults.tuning.clone()
-        },
-        ..defaults
+        ..Config::of(arguments.profile)
     };
+    if let Some(linger_ms) = arguments.linger_ms {
+        config.tuning.linger_ms = linger_ms;
+    }
     let relay = Relay::new(
         settings.database_url.options().clone(),
         Arc::clone(&broker),

@@ -26,16 +26,17 @@ pub(super) fn partitions(
     topics: &[String],
 ) -> Result<Vec<Described>, Error> {
     let metadata = client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(away)?;
-    let known = |name: &String| {
-        let topic = metadata
-            .topics()
-            .iter()
-            .find(|topic| topic.name() == name)?;
-        Some(topic.partitions().len()).filter(|partitions| *partitions > 0)
+    let partitions = |name: &String| {
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        topic.map_or(&[][..], |topic| topic.partitions())
     };
     let described = topics.iter().map(|name| Described {
         name: name.clone(),
-        partitions: known(name),
+        partitions: Some(partitions(name).len()).filter(|partitions| *partitions > 0),
+        leaderless: partitions(name)
+            .iter()
+            .filter(|partition| partition.leader() < 0)
+            .count(),
         max_bytes: None,
         retention_ms: None,
     });

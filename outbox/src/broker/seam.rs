@@ -84,6 +84,8 @@ pub struct Described {
     pub name: String,
     /// How many partitions it has; `None` when it does not exist.
     pub partitions: Option<usize>,
+    /// How many of them have no leader, so that nobody can write to them.
+    pub leaderless: usize,
     /// The largest batch of records it takes, in bytes; `None` when the broker does not say.
     pub max_bytes: Option<i64>,
     /// How long it keeps records, in milliseconds, -1 for ever; `None` when the broker does not say.

@@ -7,14 +7,15 @@
 //! others flow on. The record's, or nobody's: the leader gives the producer up and starts again
 //! from the cursor; a record that was refused is then sent alone, because a record that is too
 //! large fails its whole batch, and only what is refused alone is parked. What is parked has a
-//! producer of its own, so that its failures do not concern the log: see [`parking`].
+//! producer of its own, so that its failures do not concern the log: see [`parking`]. A topic that
+//! answers nothing at all while others do is held too: see `stuck`.
 //!
 //! [`parking`]: crate::outgoing::parking
 
 mod deliveries;
-mod lane;
 mod lease_keeping;
 mod parked;
+mod stuck;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -35,11 +36,13 @@ use crate::{
     broker::{Broker, Delivery, SendError},
     crash,
     outgoing::{
+        config::Config,
         cursor::Cursor,
-        leader::{lane::Lane, parked::Parked},
+        lane::{Lane, Spares},
+        leader::{parked::Parked, stuck::Question},
         lease::Lease,
         reader::Reader,
-        relay::{Config, Status},
+        relay::Status,
         ring::{Ring, Tick},
         table::{self, Logged, Written},
         wire,
@@ -80,8 +83,9 @@ pub(super) struct Leader<'a> {
     /// Sent and not yet acknowledged.
     ring: Ring,
 
-    /// What the log is sent through.
+    /// What the log is sent through, and what would take its place.
     lane: Lane,
+    spares: &'a mut Spares,
     arrived: Vec<Delivery>,
     /// Records refused in company: to be sent alone.
     suspects: BTreeSet<i64>,
@@ -90,6 +94,8 @@ pub(super) struct Leader<'a> {
     /// The highest number that was given to a producer that has been given up since.
     given: i64,
     parked: Parked,
+    /// What the broker is being asked about a topic that answers nothing.
+    question: Option<Question<'a>>,
     /// An operator's wish, as of the last write.
     paused: bool,
 
@@ -109,6 +115,7 @@ impl<'a> Leader<'a> {
         broker: &'a dyn Broker,
         config: &'a Config,
         status: &'a watch::Sender<Status>,
+        spares: &'a mut Spares,
         (lease, cursor, written): (Lease, Cursor, Written),
     ) -> Result<Self, Error> {
         let now = Instant::now();
@@ -126,12 +133,14 @@ impl<'a> Leader<'a> {
             pending: VecDeque::new(),
             ending: None,
             ring: Ring::default(),
-            lane: Lane::open(broker, config)?,
+            lane: spares.take(broker, &config.tuning)?,
+            spares,
             arrived: Vec::new(),
             suspects: BTreeSet::new(),
             alone: None,
             given: 0,
             parked: Parked::default(),
+            question: None,
             paused: written.paused,
             acknowledged_at: now,
             housekept_at: now,
@@ -206,7 +215,8 @@ impl<'a> Leader<'a> {
     /// Sends what is pending, as far as there is room. Returns whether anything was sent.
     fn feed(&mut self) -> bool {
         let mut worked = false;
-        while self.alone.is_none() && self.has_room() && Instant::now() >= self.resume_at {
+        let now = Instant::now();
+        while self.alone.is_none() && self.has_room() && now >= self.resume_at {
             let Some((tick, row)) = self.pending.pop_front() else {
                 if let Some(tick) = self.ending.take() {
                     self.ring.end(&tick);
@@ -220,9 +230,10 @@ impl<'a> Leader<'a> {
             }
             if self.ring.messages() == 0 {
                 // Silence is counted from the first message that could break it.
-                self.acknowledged_at = Instant::now();
+                self.acknowledged_at = now;
             }
-            let token = self.ring.push(&tick, row.seq, row.bytes(), row.created_at);
+            let bytes = row.bytes();
+            let token = self.ring.push(&tick, row.seq, bytes, row.created_at, now);
             if let Some(why) = self.parked.why_not(&row) {
                 self.parked.withhold(token, row, why);
                 continue;
@@ -268,6 +279,8 @@ impl<'a> Leader<'a> {
         if table::empty_partition_ahead(self.connection).await? {
             metrics::counter!(telemetry::PARTITIONS_EMPTIED).increment(1);
         }
+        self.spares.refill(self.broker, &self.config.tuning)?;
+        self.look_for_stuck().await?;
         self.look_for_parked().await
     }
 

@@ -4,8 +4,10 @@
 //! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
 //! ```
 
+mod config;
 pub(crate) mod cursor;
 mod enqueue;
+mod lane;
 mod leader;
 mod lease;
 pub(crate) mod parking;
@@ -17,10 +19,11 @@ mod table;
 mod topics;
 mod wire;
 
+pub use config::{Config, Profile};
 pub use enqueue::{
     MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC, enqueue, enqueue_all, lock_key,
 };
 pub use lease::{Holder, lease};
-pub use relay::{Config, Relay, Status};
+pub use relay::{Relay, Status};
 pub use table::empty_partition_ahead;
 pub use topics::{declare, largest_and_smallest_limit, refresh_limits};

@@ -18,9 +18,11 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    broker::{Broker, Tuning},
+    broker::Broker,
     crash,
     outgoing::{
+        config::Config,
+        lane::Spares,
         leader::{Leader, patiently},
         table,
         topics::largest_and_smallest_limit,
@@ -28,52 +30,9 @@ use crate::{
     telemetry,
 };
 
-/// After a lost session; it doubles up to 5 s while sessions go on failing.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// Settings of a relay.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The CloudEvents `source` of every message; by default `/outbox`.
-    pub source: String,
-    /// How long a leader may be silent before a standby takes over; by default 1.5 s. Shorter
-    /// means faster take-over and more false alarms on a starved machine (harmless: duplicates).
-    pub lease: Duration,
-    /// Most rows read at once; by default 2,000. Large rows are read fewer at once.
-    pub page: usize,
-    /// Most messages on their way to the broker; by default 20,000.
-    pub max_in_flight: usize,
-    /// Most bytes on their way; by default 32 MiB.
-    pub max_in_flight_bytes: usize,
-    /// Shortest pause between two looks at the log, while there is work; by default 1 ms.
-    pub poll_busy: Duration,
-    /// Longest pause, when idle; by default 20 ms. Bounds the latency of the first message.
-    pub poll_idle: Duration,
-    /// How often the cursor is written down at most; by default 50 ms. A crash repeats what was
-    /// acknowledged since.
-    pub cursor_interval: Duration,
-    /// How long a stopping relay waits for what is on its way; by default 5 s.
-    pub grace: Duration,
-    /// The producer's trade between latency and throughput.
-    pub tuning: Tuning,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            source: "/outbox".to_owned(),
-            lease: Duration::from_millis(1500),
-            page: 2_000,
-            max_in_flight: 20_000,
-            max_in_flight_bytes: 32 << 20,
-            poll_busy: Duration::from_millis(1),
-            poll_idle: Duration::from_millis(20),
-            cursor_interval: Duration::from_millis(50),
-            grace: Duration::from_secs(5),
-            tuning: Tuning::default(),
-        }
-    }
-}
+/// First and longest pause after a lost session; it doubles while sessions go on failing. The
+/// longest is what a server that comes back may wait for us.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What a relay is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,9 +86,20 @@ impl Relay {
     /// [`Error::ForeignCursor`], which nobody can heal but a person. Every other failure is
     /// logged, shown by [`Relay::status`], and tried again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut pause = FIRST_PAUSE;
+        let mut spares = Spares::default();
+        let result = self.sessions(&shutdown, &mut spares).await;
+        spares.abandon();
+        result
+    }
+
+    async fn sessions(
+        &self,
+        shutdown: &CancellationToken,
+        spares: &mut Spares,
+    ) -> Result<(), Error> {
+        let mut pause = PAUSE.0;
         while !shutdown.is_cancelled() {
-            let error = match self.session(&shutdown, &mut pause).await {
+            let error = match self.session(shutdown, spares, &mut pause).await {
                 Ok(()) => continue,
                 Err(Error::Fenced) => {
                     tracing::warn!("lost the lease, standing by");
@@ -145,7 +115,7 @@ impl Relay {
                 () = sleep(pause) => {}
                 () = shutdown.cancelled() => {}
             }
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(PAUSE.1);
         }
         Ok(())
     }
@@ -154,11 +124,12 @@ impl Relay {
     async fn session(
         &self,
         shutdown: &CancellationToken,
+        spares: &mut Spares,
         pause: &mut Duration,
     ) -> Result<(), Error> {
         let connecting = table::connect(&self.database, self.config.lease);
         let mut connection = patiently(connecting).await?;
-        let result = self.lead(&mut connection, shutdown, pause).await;
+        let result = self.lead(&mut connection, shutdown, spares, pause).await;
         metrics::gauge!(telemetry::LEASE_HELD).set(0.0);
         if result.is_ok() {
             // Best effort: the server notices a closed socket too.
@@ -171,16 +142,20 @@ impl Relay {
         &self,
         connection: &mut PgConnection,
         shutdown: &CancellationToken,
+        spares: &mut Spares,
         pause: &mut Duration,
     ) -> Result<(), Error> {
         patiently(check_cursor(connection)).await?;
         self.status.send_replace(Status::Standby);
+        // Ready before it is needed.
+        let config = self.for_the_topics(connection).await?;
+        spares.refill(&*self.broker, &config.tuning)?;
         let taken = loop {
             let acquiring = table::acquire(connection, &self.owner, self.config.lease);
             if let Some(taken) = patiently(acquiring).await? {
                 break taken;
             }
-            *pause = FIRST_PAUSE;
+            *pause = PAUSE.0;
             tokio::select! {
                 () = sleep(self.config.lease / 8) => {}
                 () = shutdown.cancelled() => return Ok(()),
@@ -197,15 +172,21 @@ impl Relay {
             false => Status::Leading,
         });
         crash::point("after_lease");
-        // What the topics take is asked once a leadership; a producer's settings are fixed.
-        let limits = patiently(largest_and_smallest_limit(connection)).await?;
-        let config = Config {
-            tuning: self.config.tuning.clone().for_limits(limits),
-            ..self.config.clone()
-        };
-        Leader::new(connection, &*self.broker, &config, &self.status, taken)?
+        let config = self.for_the_topics(connection).await?;
+        let (broker, status) = (&*self.broker, &self.status);
+        Leader::new(connection, broker, &config, status, spares, taken)?
             .run(shutdown)
             .await
+    }
+
+    /// With the limits of the topics as they are now: a leader asks once, because a producer's
+    /// settings are fixed.
+    async fn for_the_topics(&self, connection: &mut PgConnection) -> Result<Config, Error> {
+        let limits = patiently(largest_and_smallest_limit(connection)).await?;
+        Ok(Config {
+            tuning: self.config.tuning.clone().for_limits(limits),
+            ..self.config.clone()
+        })
     }
 }
 

@@ -3,7 +3,11 @@
 //! Acknowledgements come in any order; the cursor may only move over an unbroken run of them.
 //! Pure: tokens in, cursors out.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 
@@ -23,7 +27,27 @@ struct Slot {
     seq: Option<i64>,
     bytes: usize,
     created_at: DateTime<Utc>,
-    acknowledged: bool,
+    sent_at: Instant,
+    fate: Fate,
+}
+
+/// What became of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// On its way.
+    Open,
+    Acknowledged,
+    /// Not to be waited for: it is parked, or it is the end of a tick.
+    Aside,
+}
+
+/// A message that holds the cursor back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) seq: i64,
+    pub(crate) sent_at: Instant,
+    /// How much later a message was sent that the broker has acknowledged already.
+    pub(crate) overtaken_by: Option<Duration>,
 }
 
 /// The outstanding messages. A token is the position of a message in the order of sending.
@@ -44,6 +68,7 @@ impl Ring {
         seq: i64,
         bytes: usize,
         created_at: DateTime<Utc>,
+        sent_at: Instant,
     ) -> usize {
         let token = self.front + self.slots.len();
         self.slots.push_back(Slot {
@@ -51,7 +76,8 @@ impl Ring {
             seq: Some(seq),
             bytes,
             created_at,
-            acknowledged: false,
+            sent_at,
+            fate: Fate::Open,
         });
         self.messages += 1;
         self.bytes += bytes;
@@ -73,15 +99,25 @@ impl Ring {
             seq: None,
             bytes: 0,
             created_at: DateTime::UNIX_EPOCH,
-            acknowledged: true,
+            sent_at: Instant::now(),
+            fate: Fate::Aside,
         });
     }
 
     /// Marks a message as acknowledged. A token of a former producer's life is ignored.
     pub(crate) fn acknowledge(&mut self, token: usize) {
+        self.settle(token, Fate::Acknowledged);
+    }
+
+    /// Marks a message as one that is not waited for, because it is parked.
+    pub(crate) fn set_aside(&mut self, token: usize) {
+        self.settle(token, Fate::Aside);
+    }
+
+    fn settle(&mut self, token: usize, fate: Fate) {
         let index = token.checked_sub(self.front);
         if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
-            slot.acknowledged = true;
+            slot.fate = fate;
         }
     }
 
@@ -97,15 +133,20 @@ impl Ring {
         seqs.max().unwrap_or(0)
     }
 
-    /// Moves over the unbroken run of acknowledged slots at the front; where it ends is the new
-    /// cursor. `None` when nothing moved. `published` is told when each message was enqueued.
+    /// Moves over the unbroken run of slots at the front that nobody waits for any more; where it
+    /// ends is the new cursor. `None` when nothing moved. `published` is told of each message that
+    /// was acknowledged when it was enqueued.
     pub(crate) fn advance(&mut self, mut published: impl FnMut(DateTime<Utc>)) -> Option<Cursor> {
         let mut last = None;
-        while self.slots.front().is_some_and(|slot| slot.acknowledged) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.fate != Fate::Open)
+        {
             let slot = self.slots.pop_front()?;
             self.front += 1;
-            if slot.seq.is_some() {
-                self.messages -= 1;
+            self.messages -= usize::from(slot.seq.is_some());
+            if slot.fate == Fate::Acknowledged {
                 published(slot.created_at);
             }
             self.bytes -= slot.bytes;
@@ -141,6 +182,25 @@ impl Ring {
             front: self.front + self.slots.len(),
             ..Self::default()
         };
+    }
+
+    /// The message that holds the cursor back, if one does.
+    pub(crate) fn oldest(&self) -> Option<Oldest> {
+        let front = self.slots.front().filter(|slot| slot.fate == Fate::Open)?;
+        let acknowledged = |slot: &&Slot| slot.fate == Fate::Acknowledged;
+        let last = self.slots.iter().rev().find(acknowledged);
+        Some(Oldest {
+            seq: front.seq?,
+            sent_at: front.sent_at,
+            overtaken_by: last.map(|slot| slot.sent_at.saturating_duration_since(front.sent_at)),
+        })
+    }
+
+    /// The messages on their way, by token and number.
+    pub(crate) fn outstanding(&self) -> impl Iterator<Item = (usize, i64)> {
+        let slots = (self.front..).zip(&self.slots);
+        let open = slots.filter(|(_, slot)| slot.fate == Fate::Open);
+        open.filter_map(|(token, slot)| Some((token, slot.seq?)))
     }
 
     /// Messages not yet moved over.
@@ -183,7 +243,7 @@ mod tests {
         let first = tick("1:1:", "9:9:");
         let mut ring = Ring::default();
         let tokens: Vec<_> = (10..14)
-            .map(|seq| ring.push(&first, seq, 100, Utc::now()))
+            .map(|seq| ring.push(&first, seq, 100, Utc::now(), Instant::now()))
             .collect();
         ring.acknowledge(tokens[1]);
         ring.acknowledge(tokens[2]);
@@ -199,9 +259,9 @@ mod tests {
     fn an_ended_tick_settles_its_target_even_with_the_next_one_under_way() {
         let (first, second) = (tick("1:1:", "9:9:"), tick("9:9:", "20:20:"));
         let mut ring = Ring::default();
-        let a = ring.push(&first, 10, 1, Utc::now());
+        let a = ring.push(&first, 10, 1, Utc::now(), Instant::now());
         ring.end(&first);
-        let b = ring.push(&second, 4, 1, Utc::now());
+        let b = ring.push(&second, 4, 1, Utc::now(), Instant::now());
         ring.acknowledge(a);
         assert_eq!(ring.advance(drop).unwrap(), Cursor::at(cut("9:9:")));
         ring.acknowledge(b);
@@ -213,7 +273,7 @@ mod tests {
     #[test]
     fn ends_of_empty_ticks_do_not_pile_up_behind_a_stuck_message() {
         let mut ring = Ring::default();
-        let stuck = ring.push(&tick("1:1:", "2:2:"), 10, 1, Utc::now());
+        let stuck = ring.push(&tick("1:1:", "2:2:"), 10, 1, Utc::now(), Instant::now());
         ring.end(&tick("1:1:", "2:2:"));
         for n in 2..100 {
             ring.end(&tick(
@@ -230,13 +290,48 @@ mod tests {
     fn an_acknowledgement_from_before_a_clear_is_ignored() {
         let only = tick("1:1:", "9:9:");
         let mut ring = Ring::default();
-        let old = ring.push(&only, 10, 1, Utc::now());
+        let old = ring.push(&only, 10, 1, Utc::now(), Instant::now());
         ring.clear();
-        let new = ring.push(&only, 10, 1, Utc::now());
+        let new = ring.push(&only, 10, 1, Utc::now(), Instant::now());
         assert_ne!(old, new);
         ring.acknowledge(old);
         assert_eq!(ring.advance(drop), None);
         assert_eq!(ring.seq_of(old), None);
         assert_eq!(ring.seq_of(new), Some(10));
+    }
+
+    #[test]
+    fn what_is_set_aside_lets_the_cursor_pass_and_counts_as_nothing() {
+        let only = tick("1:1:", "9:9:");
+        let mut ring = Ring::default();
+        let tokens: Vec<_> = (10..13)
+            .map(|seq| ring.push(&only, seq, 1, Utc::now(), Instant::now()))
+            .collect();
+        ring.set_aside(tokens[0]);
+        ring.acknowledge(tokens[1]);
+        let mut published = 0;
+        let cursor = ring.advance(|_| published += 1).unwrap();
+        assert_eq!((cursor.last_seq, published, ring.messages()), (11, 1, 1));
+    }
+
+    #[test]
+    fn the_oldest_tells_how_far_others_are_ahead_of_it() {
+        let only = tick("1:1:", "9:9:");
+        let mut ring = Ring::default();
+        assert_eq!(ring.oldest(), None);
+        let start = Instant::now();
+        let later = start + Duration::from_secs(2);
+        let stuck = ring.push(&only, 10, 1, Utc::now(), start);
+        let next = ring.push(&only, 11, 1, Utc::now(), later);
+        let last = ring.push(&only, 12, 1, Utc::now(), later);
+        assert_eq!(ring.oldest().unwrap().overtaken_by, None);
+        ring.acknowledge(next);
+        ring.set_aside(last);
+        let oldest = ring.oldest().unwrap();
+        assert_eq!((oldest.seq, oldest.sent_at), (10, start));
+        assert_eq!(oldest.overtaken_by, Some(Duration::from_secs(2)));
+        assert_eq!(ring.outstanding().collect::<Vec<_>>(), [(stuck, 10)]);
+        ring.acknowledge(stuck);
+        assert_eq!(ring.oldest(), None, "nothing holds the cursor back");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `xid8` and `pg_snapshot` travel as text: the driver has no type for them.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -168,6 +168,20 @@ pub(crate) async fn of_transactions(
     )
     .fetch_all(connection)
     .await?)
+}
+
+/// The topics of rows, by number.
+pub(crate) async fn topics_of(
+    connection: &mut PgConnection,
+    seqs: &[i64],
+) -> Result<HashMap<i64, String>, Error> {
+    let rows = sqlx::query!(
+        "select seq, topic from outbox.log where seq = any($1)",
+        seqs
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.seq, row.topic)).collect())
 }
 
 // ---- the relay's row ----

@@ -1,7 +1,11 @@
 //! P3 and P7 around poison: what comes after a refused message of its key waits behind it, in
 //! order, and nothing else does.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use outbox::outgoing::{Config, Status};
 use sqlx::PgPool;
@@ -183,7 +187,7 @@ async fn operators_racing_the_leader_neither_lose_nor_reorder() {
     let operator = {
         let (pool, script) = (world.pool.clone(), std::sync::Arc::clone(&script));
         tokio::spawn(async move {
-            let mut discarded = 0;
+            let (mut discarded, mut healed) = (0, HashSet::new());
             loop {
                 let heads: Vec<(String, i64, Vec<u8>)> = sqlx::query_as(
                     "select b.key, p.seq, p.payload from outbox.blocked_key b
@@ -196,13 +200,14 @@ async fn operators_racing_the_leader_neither_lose_nor_reorder() {
                     let counted: crate::world::Counted = serde_json::from_slice(&payload).unwrap();
                     if counted.n % 2 == 0 {
                         script.heal(counted.n);
+                        healed.insert(counted.n);
                         ask_for_replay(&pool).await;
                     } else {
                         discard_head(&pool, &key).await;
                         discarded += 1;
                     }
                 }
-                if discarded == 6 {
+                if (discarded, healed.len()) == (6, 6) {
                     return;
                 }
                 tokio::task::yield_now().await;

@@ -34,6 +34,10 @@ pub(crate) struct Script {
     pub(crate) outage: AtomicBool,
     /// Whether every delivery fails because of its topic.
     topic: AtomicBool,
+    /// Topics that begin with this answer nothing.
+    silent: Mutex<Option<String>>,
+    /// How often somebody asked whether the broker is there.
+    pub(crate) pings: AtomicUsize,
     pub(crate) producers: AtomicUsize,
     pub(crate) refusals: AtomicUsize,
 }
@@ -51,6 +55,11 @@ impl Script {
     /// Whether the topic takes nothing.
     pub(crate) fn refuse_topic(&self, refuse: bool) {
         self.topic.store(refuse, Ordering::SeqCst);
+    }
+
+    /// From now on topics that begin with this answer nothing, as when there are too few replicas.
+    pub(crate) fn silence(&self, topic: Option<&str>) {
+        *self.silent.lock().unwrap() = topic.map(str::to_owned);
     }
 
     /// From now on it is taken.
@@ -87,6 +96,10 @@ impl Producer for ScriptedProducer {
         }
         if self.script.topic.load(Ordering::SeqCst) {
             refuse(token, FailureClass::Topic);
+            return Ok(());
+        }
+        let silent = self.script.silent.lock().unwrap().clone();
+        if silent.is_some_and(|silent| record.topic.starts_with(&silent)) {
             return Ok(());
         }
         if self.broken.load(Ordering::SeqCst) {
@@ -128,6 +141,7 @@ impl Broker for Scripted {
         self.embedded.ensure_topics(topics)
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.script.pings.fetch_add(1, Ordering::SeqCst);
         self.embedded.ping()
     }
     fn producer(

@@ -59,6 +59,16 @@ fn missing(described: &[Described]) -> Vec<Finding> {
             topic.name
         ))
     });
+    let leaderless = described.iter().filter(|topic| topic.leaderless > 0);
+    let leaderless = leaderless.map(|topic| {
+        let explanation = format!(
+            "{} of the partitions of {} have no leader: what comes for the topic is held, and sent when they have. \
+             Which brokers are down?",
+            topic.leaderless, topic.name
+        );
+        Finding::problem(CHECK, explanation)
+    });
+    let found = found.chain(leaderless);
     let all = described.iter().map(|topic| {
         let partitions = topic.partitions.unwrap_or_default();
         format!("{} ({partitions})", topic.name)
@@ -214,6 +224,7 @@ mod tests {
 
     fn described(max_bytes: Option<i64>) -> Described {
         Described {
+            leaderless: 0,
             name: "t".to_owned(),
             partitions: Some(4),
             max_bytes,

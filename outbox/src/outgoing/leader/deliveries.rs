@@ -8,7 +8,7 @@ use crate::{
     Error,
     broker::{Delivery, Failure, FailureClass},
     crash,
-    outgoing::leader::{BACKOFF, Leader, lane::Lane, parked::Fault, patiently},
+    outgoing::leader::{BACKOFF, Leader, parked::Fault, patiently},
     telemetry,
 };
 
@@ -62,7 +62,7 @@ impl Leader<'_> {
     /// Moves the cursor over what is acknowledged without a gap.
     pub(super) fn advance(&mut self) {
         let now = Utc::now();
-        let mut published = 0;
+        let (before, mut published) = (self.ring.messages(), 0);
         let moved = self.ring.advance(|created_at| {
             published += 1;
             let seconds = (now - created_at).num_microseconds().unwrap_or(0).max(0) as f64 / 1e6;
@@ -75,8 +75,8 @@ impl Leader<'_> {
             self.suspects.remove(&seq);
         }
         self.cursor = cursor;
+        self.moved |= self.ring.messages() < before;
         if published > 0 {
-            self.moved = true;
             metrics::counter!(telemetry::PUBLISHED).increment(published);
             self.acknowledged_at = Instant::now();
             self.backoff = BACKOFF.0;
@@ -91,9 +91,7 @@ impl Leader<'_> {
             suspects = self.suspects.len(),
             "a delivery failed, starting a new producer at the cursor"
         );
-        self.renew_producer()?;
-        self.given = self.given.max(self.ring.highest_seq());
-        self.rewind();
+        self.start_over()?;
         if failure.class == FailureClass::Outage {
             self.resume_at = Instant::now() + self.backoff;
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -101,10 +99,18 @@ impl Leader<'_> {
         Ok(())
     }
 
+    /// With a new producer, at the cursor.
+    pub(super) fn start_over(&mut self) -> Result<(), Error> {
+        self.renew_producer()?;
+        self.given = self.given.max(self.ring.highest_seq());
+        self.rewind();
+        Ok(())
+    }
+
     pub(super) fn renew_producer(&mut self) -> Result<(), Error> {
         metrics::counter!(telemetry::PRODUCER_RESETS).increment(1);
-        let fresh = Lane::open(self.broker, self.config)?;
+        let fresh = self.spares.take(self.broker, &self.config.tuning)?;
         std::mem::replace(&mut self.lane, fresh).abandon();
-        Ok(())
+        self.spares.refill(self.broker, &self.config.tuning)
     }
 }

@@ -8,10 +8,11 @@ use tokio::time::sleep;
 use crate::{
     Error, crash,
     outgoing::{
+        config::Config,
         cursor::Cursor,
         leader::{Leader, STALLED, patiently},
         lease::Lease,
-        relay::{Config, Status},
+        relay::Status,
         table::{self, Written},
     },
 };

@@ -7,7 +7,8 @@ use crate::{
     broker::{Delivery, Failure, FailureClass, SendError},
     crash,
     outgoing::{
-        leader::{Leader, lane::Lane, lease_keeping::begin},
+        lane::Lane,
+        leader::{Leader, lease_keeping::begin},
         parking::{self, BlockedKey, BlockedKeys, Queue, Queues, Tried},
         table::Logged,
         wire,
@@ -118,7 +119,7 @@ impl Leader<'_> {
         } = fault;
         // The one that was refused something sends nothing more.
         self.renew_producer()?;
-        self.ring.acknowledge(token);
+        self.ring.set_aside(token);
         self.advance();
         self.alone = None;
         self.suspects.remove(&seq);
@@ -207,7 +208,7 @@ impl Leader<'_> {
             metrics::counter!(telemetry::PARKED, "class" => class).increment(messages);
             tracing::warn!(messages, class, "parked messages in outbox.parked");
             for withheld in withheld {
-                self.ring.acknowledge(withheld.token);
+                self.ring.set_aside(withheld.token);
             }
         }
         self.send_opened(opened);
@@ -270,7 +271,7 @@ impl Leader<'_> {
             }
             let lane = match &mut self.parked.lane {
                 Some(lane) => lane,
-                none => none.insert(Lane::open(self.broker, self.config)?),
+                none => none.insert(self.spares.take(self.broker, &self.config.tuning)?),
             };
             for row in rows {
                 let token = self.parked.queues.try_one(&due, row.seq);

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 /// How many are tried at once of a queue that has just given one.
-const BATCH: i64 = 50;
+const BATCH: i64 = 500;
 /// Most queues begun in one turn, so that a crowd of them does not hold up the leader.
 const TURN: usize = 20;
 

@@ -10,6 +10,9 @@ use crate::{
     outgoing::{parking::BlockedKey, parking::Queue, table::Logged},
 };
 
+/// Payload bytes that are tried at once of one queue.
+const BATCH_BYTES: i64 = 1 << 20;
+
 // ---- into parked ----
 
 /// Keeps full copies of messages that are not even tried. Those parked already stay as they are.
@@ -264,7 +267,7 @@ pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<Queue>, 
         .collect())
 }
 
-/// The oldest messages of a queue.
+/// The oldest messages of a queue, at most so many and so many bytes, but at least one.
 pub(crate) async fn next_of(
     connection: &mut PgConnection,
     queue: &Queue,
@@ -276,12 +279,16 @@ pub(crate) async fn next_of(
                 Logged,
                 r#"select seq, message_id, topic, key, kind, payload, traceparent,
                           headers as "headers: Json<Headers>", created_at
-                   from outbox.parked
-                   where class = 'held' and topic = $1
-                   order by topic, seq
-                   limit $2"#,
+                   from (select *, sum(octet_length(payload)) over (order by topic, seq) as bytes
+                         from outbox.parked
+                         where class = 'held' and topic = $1
+                         order by topic, seq
+                         limit $2) as next
+                   where coalesce(bytes, 0) - coalesce(octet_length(payload), 0) <= $3
+                   order by seq"#,
                 topic,
                 limit,
+                BATCH_BYTES,
             )
             .fetch_all(connection)
             .await?
@@ -291,13 +298,17 @@ pub(crate) async fn next_of(
                 Logged,
                 r#"select seq, message_id, topic, key, kind, payload, traceparent,
                           headers as "headers: Json<Headers>", created_at
-                   from outbox.parked
-                   where class = 'blocked' and topic = $1 and key = $2
-                   order by topic, key, seq
-                   limit $3"#,
+                   from (select *, sum(octet_length(payload)) over (order by topic, key, seq) as bytes
+                         from outbox.parked
+                         where class = 'blocked' and topic = $1 and key = $2
+                         order by topic, key, seq
+                         limit $3) as next
+                   where coalesce(bytes, 0) - coalesce(octet_length(payload), 0) <= $4
+                   order by seq"#,
                 topic,
                 key,
                 limit,
+                BATCH_BYTES,
             )
             .fetch_all(connection)
             .await?

@@ -1,0 +1,127 @@
+//! A relay's settings, and three sets of them with names.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use crate::broker::Tuning;
+
+/// Settings of a relay.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The CloudEvents `source` of every message; by default `/outbox`.
+    pub source: String,
+    /// How long a leader may be silent before a standby takes over; by default 1.5 s. Shorter
+    /// means faster take-over and more false alarms on a starved machine (harmless: duplicates).
+    pub lease: Duration,
+    /// Most rows read at once; by default 2,000. Large rows are read fewer at once.
+    pub page: usize,
+    /// Most messages on their way to the broker; by default 20,000.
+    pub max_in_flight: usize,
+    /// Most bytes on their way; by default 32 MiB.
+    pub max_in_flight_bytes: usize,
+    /// Shortest pause between two looks at the log, while there is work; by default 1 ms.
+    pub poll_busy: Duration,
+    /// Longest pause, when idle; by default 20 ms. Bounds the latency of the first message.
+    pub poll_idle: Duration,
+    /// How often the cursor is written down at most; by default 50 ms. A crash repeats what was
+    /// acknowledged since.
+    pub cursor_interval: Duration,
+    /// How long a stopping relay waits for what is on its way; by default 5 s.
+    pub grace: Duration,
+    /// The producer's trade between latency and throughput.
+    pub tuning: Tuning,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::of(Profile::Balanced)
+    }
+}
+
+impl Config {
+    /// The settings of a profile.
+    #[must_use]
+    pub fn of(profile: Profile) -> Self {
+        let balanced = Self {
+            source: "/outbox".to_owned(),
+            lease: Duration::from_millis(1500),
+            page: 2_000,
+            max_in_flight: 20_000,
+            max_in_flight_bytes: 32 << 20,
+            poll_busy: Duration::from_millis(1),
+            poll_idle: Duration::from_millis(20),
+            cursor_interval: Duration::from_millis(50),
+            grace: Duration::from_secs(5),
+            tuning: Tuning::default(),
+        };
+        match profile {
+            Profile::Balanced => balanced,
+            Profile::LowLatency => Self {
+                poll_idle: Duration::from_millis(2),
+                tuning: Tuning {
+                    linger_ms: 0.0,
+                    ..balanced.tuning
+                },
+                ..balanced
+            },
+            Profile::Throughput => Self {
+                page: 5_000,
+                max_in_flight: 50_000,
+                max_in_flight_bytes: 64 << 20,
+                poll_busy: Duration::from_millis(5),
+                poll_idle: Duration::from_millis(100),
+                cursor_interval: Duration::from_millis(200),
+                tuning: Tuning {
+                    linger_ms: 5.0,
+                    queue_kib: 128 << 10,
+                    ..balanced.tuning
+                },
+                ..balanced
+            },
+        }
+    }
+}
+
+/// A named set of settings, for those who do not want to choose each: what is dear, latency or
+/// the machine's work? Each carries the same promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// Looks at the log all the time and sends at once. Costs a few hundred small statements a
+    /// second when idle.
+    LowLatency,
+    /// Some milliseconds of latency, little work when idle.
+    #[default]
+    Balanced,
+    /// Larger pages and batches, up to twice the memory; tens of milliseconds of latency.
+    Throughput,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::LowLatency, Self::Balanced, Self::Throughput];
+
+    /// Its name, as on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LowLatency => "low-latency",
+            Self::Balanced => "balanced",
+            Self::Throughput => "throughput",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |profile: &Self| profile.as_str() == text;
+        let profile = Self::ALL.into_iter().find(named);
+        profile.ok_or_else(|| "must be low-latency, balanced or throughput".to_owned())
+    }
+}
