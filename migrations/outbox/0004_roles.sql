@@ -102,7 +102,7 @@ begin
     execute format('grant select, insert, update, delete on outbox.parked, outbox.blocked_key to %I', relay);
     execute format('grant execute on function outbox.analyze_log(integer) to %I', relay);
 
-    execute format('grant select, insert on outbox.inbox to %I', consumer);
+    execute format('grant select, insert on outbox.inbox, outbox.consumer to %I', consumer);
     execute format('grant select, insert, update, delete on outbox.inbox_parked, outbox.inbox_blocked to %I', consumer);
     for object in
         select p.oid::regprocedure::text as name from pg_proc as p

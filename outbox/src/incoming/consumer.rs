@@ -18,7 +18,8 @@ use crate::{
     Error,
     broker::Broker,
     incoming::{
-        Config, Handler, parking::replayer, pump, retention, watchdog::Watchdog, worker::Worker,
+        Config, Handler, parking::replayer, pump, retention, table, watchdog::Watchdog,
+        worker::Worker,
     },
 };
 
@@ -84,9 +85,15 @@ impl<H: Handler> Consumer<H> {
         let handling = &self.worker.handling;
         let (config, pool) = (&handling.config, &handling.pool);
         retention::check(&*self.broker, &self.topics, config, &shutdown).await?;
-        // Before the first message, so that it finds its day.
+        // Before the first message, so that it finds its day and its consumer's number.
         shutdown
-            .run_until_cancelled(retention::keep(pool, config))
+            .run_until_cancelled(async {
+                retention::keep(pool, config).await;
+                if let Err(error) = table::register(pool, &handling.name).await {
+                    // The first batch does it.
+                    tracing::debug!(%error, "the consumer has no number yet");
+                }
+            })
             .await;
         // Tasks of their own, because a transaction must not be dropped half begun; they end when
         // this does, in whatever way.

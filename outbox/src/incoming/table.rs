@@ -16,6 +16,15 @@ pub(crate) async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, Error
         .await?)
 }
 
+/// Gives a consumer its number, which rows of the inbox have instead of its name. In a transaction of
+/// its own, so that no batch waits for another one's commit to have it.
+pub(crate) async fn register(pool: &PgPool, consumer: &str) -> Result<(), Error> {
+    sqlx::query_scalar!("select outbox.consumer_id($1)", consumer)
+        .fetch_one(pool)
+        .await?;
+    Ok(())
+}
+
 /// Notes messages as handled by `consumer` and returns the ids that were not handled before.
 ///
 /// `on conflict do nothing` waits for a concurrent transaction that inserts the same id: when it
@@ -30,7 +39,7 @@ pub(crate) async fn accept(
     ids.sort_unstable();
     Ok(sqlx::query_scalar!(
         "insert into outbox.inbox (consumer, message_id)
-         select $1, id from unnest($2::uuid[]) as new (id)
+         select (select outbox.consumer_id($1)), id from unnest($2::uuid[]) as new (id)
          on conflict on constraint inbox_pkey do nothing
          returning message_id",
         consumer,

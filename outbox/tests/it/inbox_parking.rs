@@ -365,7 +365,7 @@ async fn what_another_consumer_parks_while_it_is_waited_for_blocks_its_key_here_
     // A former owner of the partition, in the middle of parking.
     let mut former = world.pool.begin().await.unwrap();
     for sql in [
-        "insert into outbox.inbox values ($1, $2)",
+        "insert into outbox.inbox values (outbox.consumer_id($1), $2)",
         "insert into outbox.inbox_blocked values ($1, $3, 'k')",
         "insert into outbox.inbox_parked (consumer, message_id, topic, partition, \"offset\", key,
                                           headers, class, reason, attempts)

@@ -60,7 +60,7 @@ async fn keep(pool: &PgPool, retention: &'static str) {
 }
 
 async fn insert(pool: &PgPool, id: Uuid, days_ago: i32) {
-    sqlx::query("insert into outbox.inbox values ('c', $1, now() - $2 * interval '1 day')")
+    sqlx::query("insert into outbox.inbox values (outbox.consumer_id('c'), $1, now() - $2 * interval '1 day')")
         .bind(id)
         .bind(days_ago)
         .execute(pool)
@@ -90,7 +90,7 @@ async fn a_duplicate_across_midnight_meets_its_first_copy() {
     // The first copy comes before its day has a partition.
     let early = world.message("k", 1).with_id(id_of(at(1, 23, 59)));
     insert(&world.pool, early.id, 0).await;
-    sqlx::query("update outbox.inbox set consumer = $1")
+    sqlx::query("update outbox.inbox set consumer = outbox.consumer_id($1)")
         .bind(world.reader())
         .execute(&world.pool)
         .await
@@ -167,7 +167,7 @@ async fn ids_without_a_day_are_remembered_elsewhere_and_deleted_by_age() {
     }
     // A second copy of each is known.
     let again = sqlx::query(
-        "insert into outbox.inbox select 'c', unnest($1::uuid[]) on conflict do nothing",
+        "insert into outbox.inbox select outbox.consumer_id('c'), unnest($1::uuid[]) on conflict do nothing",
     )
     .bind(places.map(|(id, _)| id).to_vec())
     .execute(pool)
@@ -178,7 +178,7 @@ async fn ids_without_a_day_are_remembered_elsewhere_and_deleted_by_age() {
     assert_eq!(world.count("select count(*) from outbox.inbox").await, 3);
     // More than one bite.
     sqlx::query(
-        "insert into outbox.inbox select 'c', gen_random_uuid(), now() - interval '16 days'
+        "insert into outbox.inbox select outbox.consumer_id('c'), gen_random_uuid(), now() - interval '16 days'
          from generate_series(1, 25000)",
     )
     .execute(pool)
@@ -199,8 +199,12 @@ async fn ids_without_a_day_are_remembered_elsewhere_and_deleted_by_age() {
 async fn a_long_transaction_holds_up_the_days_and_nobody_else() {
     let world = World::embedded("locks").await;
     let pool = &world.pool;
+    sqlx::query("select outbox.consumer_id('c')")
+        .execute(pool)
+        .await
+        .unwrap();
     let mut long = pool.begin().await.unwrap();
-    sqlx::query("insert into outbox.inbox values ('c', $1)")
+    sqlx::query("insert into outbox.inbox values (outbox.consumer_id('c'), $1)")
         .bind(id_of(at(0, 12, 0)))
         .execute(&mut *long)
         .await
