@@ -162,8 +162,8 @@ pub async fn plan(pool: &PgPool) -> Result<Plan, Error> {
 }
 
 /// Makes a cursor for this cluster. What may not have been acknowledged is appended anew, in its order, with the
-/// message ids it had; the rest of the log is emptied. Relays may start afterwards. Writers wait meanwhile: some
-/// seconds for millions of messages. Of each lock it waits at most `patience`.
+/// message ids it had; the rest of the log is emptied. Relays may start afterwards. Writers wait meanwhile: half
+/// a minute for a million messages on two busy cores. Of each lock it waits at most `patience`.
 ///
 /// # Errors
 ///

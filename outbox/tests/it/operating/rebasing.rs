@@ -183,7 +183,7 @@ async fn what_the_stored_snapshots_do_not_prove_acknowledged_is_appended_anew_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_sends_what_was_not_acknowledged_then_what_comes_and_little_twice() {
+async fn a_relay_sends_what_was_not_acknowledged_then_what_comes_and_one_twice() {
     let world = World::embedded("rebase_relay").await;
     let relay = world.relay(Config::default());
     let mut oracle = world.oracle();
@@ -196,6 +196,11 @@ async fn a_relay_sends_what_was_not_acknowledged_then_what_comes_and_little_twic
         .collect();
     world.send(&first).await;
     oracle.wait_for(50).await;
+    testbed::until(SOON, "the cursor's floor is all but the last", async || {
+        let behind = "select 51 - target_floor from outbox.relay";
+        (world.count(behind).await == 0).then_some(())
+    })
+    .await;
     relay.stop().await;
     open.commit().await.unwrap();
     let second: Vec<_> = (50..100)
@@ -205,8 +210,8 @@ async fn a_relay_sends_what_was_not_acknowledged_then_what_comes_and_little_twic
     run(&world.pool, FOREIGN).await;
 
     let done = rebased(&world.pool).await;
-    let doubtful = done.messages - 52;
-    assert!((0..=50).contains(&doubtful), "{done:?}");
+    // The newest one that was acknowledged cannot be told from one enqueued here.
+    assert_eq!((done.messages, done.dropped), (2 + 50 + 1, 49));
     let relay = world.relay(Config::default());
     world.send(&[world.message("k0", 100)]).await;
     oracle.wait_for(103).await;
@@ -222,10 +227,6 @@ async fn a_relay_sends_what_was_not_acknowledged_then_what_comes_and_little_twic
             .any(|r| header(r, "ce_id") == message.id.to_string());
         assert!(arrived, "under its own id");
     }
-    assert!(
-        oracle.duplicates as i64 <= doubtful,
-        "what was acknowledged is not sent again"
-    );
     relay.stop().await;
 }
 
@@ -381,7 +382,7 @@ async fn of_two_rebases_at_once_one_is_done_and_the_other_finds_nothing() {
     testbed::until(SOON, "both wait", async || {
         let sql = "select count(*) from pg_stat_activity
                    where datname = current_database() and wait_event_type = 'Lock'";
-        (world.count(sql).await == 2).then_some(())
+        (world.count(sql).await >= 2).then_some(())
     })
     .await;
     reader.commit().await.unwrap();
@@ -423,6 +424,7 @@ async fn a_rebase_killed_before_its_commit_has_changed_nothing() {
     let killed = "select count(*) from (
                       select pg_terminate_backend(pid) as killed from pg_stat_activity
                       where datname = current_database() and wait_event_type = 'Lock'
+                        and backend_type = 'client backend'
                   ) as session where killed";
     assert_eq!(world.count(killed).await, 1, "the fault fired");
     let error = rebase.await.unwrap().unwrap_err();
