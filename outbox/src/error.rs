@@ -44,6 +44,9 @@ pub enum Error {
     /// The cursor does not belong to this database cluster: it was restored, cloned or rewound.
     #[error("{0}")]
     ForeignCursor(String),
+    /// A cursor was not made anew, and nothing was changed; the text says why. Met by an operator's rebase.
+    #[error("{0}")]
+    NotRebased(String),
     /// A migration failed. Met at start.
     #[error("migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -71,6 +74,7 @@ impl Error {
             | Self::Refused(_)
             | Self::Permanent(_)
             | Self::ForeignCursor(_)
+            | Self::NotRebased(_)
             | Self::Migrate(_) => false,
         }
     }

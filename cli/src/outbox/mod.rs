@@ -7,6 +7,7 @@ mod doctor;
 mod lag;
 mod parked;
 mod pause;
+mod rebase;
 mod replay;
 mod status;
 mod tail;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Parked(parked::Command),
     /// Enqueues messages that the log still holds once more.
     Replay(replay::Arguments),
+    /// Makes the cursor anew in a database that was restored from a dump, and sends what may not have been sent.
+    Rebase(rebase::Arguments),
     /// Keeps the relay from sending, until `resume`.
     Pause(pause::PauseArguments),
     /// Lets the relay go on.
@@ -82,6 +85,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Tail(arguments) => tail::run(arguments).await,
         Command::Parked(command) => parked::run(command).await,
         Command::Replay(arguments) => replay::run(arguments).await,
+        Command::Rebase(arguments) => rebase::run(arguments).await,
         Command::Pause(arguments) => pause::pause(arguments).await,
         Command::Resume(arguments) => pause::resume(arguments).await,
         Command::Doctor(arguments) => doctor::run(arguments).await,

@@ -5,7 +5,8 @@
 //!
 //! Promised: looking costs little, whatever the log holds, and takes no lock that anybody waits
 //! for. Payloads are returned only where they are asked for. An operator only *requests* a replay of
-//! what is parked: the leader sends, and it alone deletes what it sent.
+//! what is parked: the leader sends, and it alone deletes what it sent. The exception to all of this is [`rebase`],
+//! which makes the cursor anew where no relay can lead.
 //!
 //! If we die here, a request is written or it is not; a replay of the log has enqueued whole pages.
 
@@ -19,6 +20,8 @@ mod tail;
 pub mod parked;
 mod pause;
 pub mod replay;
+
+pub mod rebase;
 
 pub mod doctor;
 

@@ -192,12 +192,13 @@ impl Relay {
 
 /// Refuses a cursor that another cluster wrote: its transaction ids mean nothing here.
 async fn check_cursor(connection: &mut PgConnection) -> Result<(), Error> {
-    let advice = "nothing was read; compare outbox.log with the topics, then set \
-                  outbox.relay's snapshots and system_identifier for this cluster";
+    let advice = "nothing was read; `recompense outbox rebase --dry-run` shows what may not have been \
+                  sent, `recompense outbox rebase` makes a cursor for this cluster and sends that";
     match table::cursor_is_native(connection).await? {
         (true, true) => Ok(()),
         (false, _) => Err(Error::ForeignCursor(format!(
-            "the cursor was written in another database cluster (restored or copied here): {advice}"
+            "the cursor was written in another database cluster (restored or copied here): {advice} \
+             (after pg_upgrade: with --same-xids)"
         ))),
         (true, false) => Err(Error::ForeignCursor(format!(
             "the cursor is ahead of this cluster's transaction ids (rewound): {advice}"

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outbox::{Consumer, Error, Handler, Message, Received, Relay, broker::Topic};
+use outbox::{Consumer, Error, Handler, Message, Received, Relay, broker::Topic, operator::rebase};
 use sqlx::{
     AssertSqlSafe, PgPool, PgTransaction,
     migrate::Migrate,
@@ -424,6 +424,50 @@ async fn an_owner_runs_the_migrations_from_nothing_and_makes_the_roles_again() {
             ],
         )
         .await;
+}
+
+#[tokio::test]
+async fn an_owner_rebases_and_nobody_else() {
+    let roles = Roles::make("rebaser").await;
+    let world = &roles.world;
+    world.send(&[world.message("k", 1)]).await;
+    let foreign = "update outbox.relay set system_identifier = 1";
+    execute(&world.pool, foreign.to_owned()).await;
+    let patience = rebase::PATIENCE;
+    for role in ["relay", "producer", "consumer", "reader"] {
+        let pool = roles.pool(role).await;
+        for refused in [
+            rebase::plan(&pool).await.map(drop),
+            rebase::rebase(&pool, patience).await.map(drop),
+            rebase::check_same_xids(&pool).await,
+            rebase::accept_same_xids(&pool, patience).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            let why = format!("is not a member of {}_owner", roles.prefix);
+            assert!(error.to_string().contains(&why), "{role}: {error}");
+        }
+    }
+    let pool = roles.pool("owner").await;
+    // Which everybody may, unless somebody has taken it away.
+    let name = &world.database.name;
+    execute(
+        &world.pool,
+        format!("revoke temporary on database {name} from public"),
+    )
+    .await;
+    let error = rebase::rebase(&pool, patience).await.unwrap_err();
+    assert!(error.to_string().contains("grant temporary"), "{error}");
+    let grant = format!(
+        "grant temporary on database {name} to {}_owner",
+        roles.prefix
+    );
+    execute(&world.pool, grant).await;
+    assert_eq!(rebase::plan(&pool).await.unwrap().messages, 1);
+    let done = rebase::rebase(&pool, patience).await.unwrap();
+    assert_eq!(done.messages, 1);
+    execute(&world.pool, foreign.to_owned()).await;
+    rebase::check_same_xids(&pool).await.unwrap();
+    rebase::accept_same_xids(&pool, patience).await.unwrap();
 }
 
 #[tokio::test]

@@ -28,13 +28,16 @@ pub(super) async fn origin(session: &mut PgConnection) -> Result<Vec<Finding>, E
         }
         (false, _) => {
             "the cursor was written in another database cluster: this one was restored or copied. Transaction \
-             ids mean nothing here, and no relay will read"
+             ids mean nothing here, and no relay will read. (After pg_upgrade they do: rebase with \
+             --same-xids)"
         }
         (true, false) => {
             "the cursor is ahead of this cluster's transaction ids: this one was rewound. No relay will read"
         }
     };
-    Ok(vec![Finding::problem(CHECK, explanation)])
+    Ok(vec![
+        Finding::problem(CHECK, explanation).fix("recompense outbox rebase"),
+    ])
 }
 
 pub(super) async fn relay(

@@ -282,8 +282,11 @@ async fn a_cursor_of_another_cluster_is_noticed() {
         let finding = ask(pool, "cursor_origin", limits).await;
         assert_eq!(finding.verdict, Verdict::Problem);
         assert!(finding.explanation.contains(says), "{finding:?}");
-        assert!(finding.fix.is_empty());
+        assert_eq!(finding.fix, ["recompense outbox rebase"]);
     }
+    // It mends what it says.
+    outbox::operator::rebase::rebase(pool, SOON).await.unwrap();
+    is_ok(pool, "cursor_origin", limits).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

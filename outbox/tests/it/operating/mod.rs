@@ -3,6 +3,7 @@
 mod doctor;
 mod looking;
 mod parked;
+mod rebasing;
 mod replaying;
 
 use sqlx::{AssertSqlSafe, PgPool};

@@ -16,6 +16,12 @@ use crate::world::SOON;
 /// For what follows a crash of a server on a starved machine.
 pub(crate) const HEALED: Duration = Duration::from_secs(60);
 
+/// What the writers and readers of a trial write beside the outbox.
+pub(crate) const TABLES: &str = "
+    create table business (intent bigint primary key);
+    create table counter (key text primary key, n bigint not null) with (fillfactor = 50);
+    create table effect (message_id uuid not null)";
+
 /// Where a trial takes place.
 pub(crate) struct Room {
     pub(crate) database: Database,
@@ -37,14 +43,7 @@ impl Room {
         let database = Database::fresh_on(postgres, name).await.unwrap();
         let pool = database.pool(4).await.unwrap();
         outbox::migrate(&pool).await.unwrap();
-        sqlx::raw_sql(
-            "create table business (intent bigint primary key);
-             create table counter (key text primary key, n bigint not null) with (fillfactor = 50);
-             create table effect (message_id uuid not null)",
-        )
-        .execute(&pool)
-        .await
-        .unwrap();
+        sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
         let room = Self {
             database,
             pool,
