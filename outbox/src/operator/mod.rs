@@ -13,7 +13,6 @@ mod lag;
 mod look;
 mod status;
 
-mod payload;
 mod tail;
 
 pub mod parked;
@@ -22,12 +21,10 @@ pub mod replay;
 
 pub mod doctor;
 
-mod table;
-
 pub use lag::{Lag, TopicLag, lag};
 pub use pause::{Paused, Resumed, pause, resume};
-pub use payload::Payload;
 pub use status::{
     Backlog, InboxParked, Lease, ParkedCount, Partition, Pause, Status, Turn, status,
 };
+pub use crate::printable::Payload;
 pub use tail::{Entry, Filter, Follow, State, tail};

@@ -1,11 +1,13 @@
 //! An operator's hand on the leader.
 
+mod table;
+
 use serde::Serialize;
 use sqlx::PgPool;
 
 use crate::{
     Error,
-    operator::{status::Pause, table},
+    operator::status::Pause,
 };
 
 /// What became of a wish to pause.

@@ -12,7 +12,7 @@ use crate::{
         },
         look,
         parked::Class,
-        table as looked,
+        status::table as looked,
     },
 };
 
@@ -43,8 +43,8 @@ pub(super) async fn relay(
 ) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "relay";
     let relay = looked::relay(session).await?;
-    let cursor = looked::cursor(session).await?;
-    let waiting = looked::count(session, &look::unsettled(&cursor), 1).await?;
+    let cursor = look::table::cursor(session).await?;
+    let waiting = look::table::count(session, &look::unsettled(&cursor), 1).await?;
     let age = relay.cursor_age_seconds;
     let Some(lease) = relay.lease else {
         let found = match waiting.is_empty() {

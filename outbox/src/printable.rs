@@ -1,4 +1,4 @@
-//! A payload, for those who asked to see it.
+//! Bytes for those who asked to see them.
 
 use serde::Serialize;
 
