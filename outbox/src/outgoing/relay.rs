@@ -22,6 +22,7 @@ use crate::{
     crash,
     outgoing::{
         leader::{Leader, patiently},
+        source::Source,
         table,
         topics::largest_and_smallest_limit,
     },
@@ -35,7 +36,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The CloudEvents `source` of every message; by default `/outbox`.
-    pub source: String,
+    pub source: Source,
     /// How long a leader may be silent before a standby takes over; by default 1.5 s. Shorter
     /// means faster take-over and more false alarms on a starved machine (harmless: duplicates).
     pub lease: Duration,
@@ -61,7 +62,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            source: "/outbox".to_owned(),
+            source: Source::default(),
             lease: Duration::from_millis(1500),
             page: 2_000,
             max_in_flight: 20_000,
