@@ -3,10 +3,7 @@
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{
-    Error,
-    operator::look,
-};
+use crate::{Error, operator::look};
 
 /// Committed messages that the broker has not acknowledged.
 ///

@@ -12,6 +12,7 @@
 mod lag;
 mod look;
 mod status;
+mod topics;
 
 mod tail;
 
@@ -21,10 +22,11 @@ pub mod replay;
 
 pub mod doctor;
 
+pub use crate::printable::Payload;
 pub use lag::{Lag, TopicLag, lag};
 pub use pause::{Paused, Resumed, pause, resume};
 pub use status::{
     Backlog, InboxParked, Lease, ParkedCount, Partition, Pause, Status, Turn, status,
 };
-pub use crate::printable::Payload;
 pub use tail::{Entry, Filter, Follow, State, tail};
+pub use topics::{AtBroker, Topic, refresh_topics, topics};

@@ -16,12 +16,9 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+pub use crate::incoming::parked::Request;
 use crate::{
-    Error,
-    message::Headers,
-    operator::look::table::BEGIN,
-    outgoing::parking,
-    printable::Payload,
+    Error, message::Headers, operator::look::table::BEGIN, outgoing::parking, printable::Payload,
 };
 
 /// Rows asked for in one transaction by [`request_replay_of_all`].
@@ -97,15 +94,6 @@ pub struct Item {
     pub reason: String,
     /// Since when it is asked for again, and by whom.
     pub replay: Option<Request>,
-}
-
-/// A request to send a message again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// Since when.
-    pub at: DateTime<Utc>,
-    /// By whom.
-    pub by: String,
 }
 
 /// Everything about a parked message.

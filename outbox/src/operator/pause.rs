@@ -5,10 +5,7 @@ mod table;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{
-    Error,
-    operator::status::Pause,
-};
+use crate::{Error, operator::status::Pause};
 
 /// What became of a wish to pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

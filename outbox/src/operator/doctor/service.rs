@@ -7,7 +7,7 @@ use crate::{
     operator::{
         doctor::{
             Limits,
-            report::{Finding, literal, or_ok, span},
+            report::{Finding, or_ok, span, word},
             table,
         },
         look,
@@ -134,8 +134,8 @@ pub(super) async fn inbox_parked(
             span(count.oldest_seconds)
         );
         Finding::graded(CHECK, serious, explanation).fix(format!(
-            "select id, topic, class, reason from outbox.inbox_parked where consumer = {}",
-            literal(&count.consumer)
+            "recompense inbox parked list --consumer {}",
+            word(&count.consumer)
         ))
     });
     Ok(or_ok(found.collect(), CHECK, "everything could be handled"))

@@ -52,7 +52,9 @@ pub(in crate::operator) async fn cursor(connection: &mut PgConnection) -> Result
     })
 }
 
-pub(in crate::operator) async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot, Error> {
+pub(in crate::operator) async fn snapshot(
+    connection: &mut PgConnection,
+) -> Result<Snapshot, Error> {
     let text = sqlx::query_scalar!(r#"select pg_current_snapshot()::text as "snapshot!""#)
         .fetch_one(connection)
         .await?;
@@ -127,7 +129,9 @@ pub(in crate::operator) async fn count(
 }
 
 /// The highest number in the log.
-pub(in crate::operator) async fn newest_seq(connection: &mut PgConnection) -> Result<Option<i64>, Error> {
+pub(in crate::operator) async fn newest_seq(
+    connection: &mut PgConnection,
+) -> Result<Option<i64>, Error> {
     Ok(
         sqlx::query_scalar!("select seq from outbox.log order by seq desc limit 1")
             .fetch_optional(connection)
@@ -153,6 +157,8 @@ fn parse(text: &str) -> Result<Snapshot, Error> {
 }
 
 /// A word in a table that this version does not know.
-pub(in crate::operator) fn decode(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+pub(in crate::operator) fn decode(
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
     Error::Database(sqlx::Error::Decode(error.into()))
 }

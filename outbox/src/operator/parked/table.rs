@@ -59,13 +59,9 @@ impl TryFrom<RawItem> for Item {
             parked_seconds: raw.parked_seconds,
             attempts: raw.attempts,
             reason: raw.reason,
-            replay: request(raw.replay_at, raw.replay_by),
+            replay: Request::of(raw.replay_at, raw.replay_by),
         })
     }
-}
-
-fn request(at: Option<DateTime<Utc>>, by: Option<String>) -> Option<Request> {
-    at.zip(by).map(|(at, by)| Request { at, by })
 }
 
 pub(in crate::operator) async fn list(
@@ -174,7 +170,7 @@ pub(in crate::operator) async fn lock_for_replay(
     .await?;
     let candidates = rows.into_iter().map(|row| Candidate {
         seq: row.seq,
-        replay: request(row.replay_at, row.replay_by),
+        replay: Request::of(row.replay_at, row.replay_by),
         head: row.head,
     });
     Ok(candidates.collect())

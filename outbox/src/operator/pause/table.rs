@@ -5,7 +5,10 @@ use sqlx::PgExecutor;
 use crate::{Error, operator::status::Pause};
 
 /// Sets the pause, unless there is one.
-pub(in crate::operator) async fn pause(executor: impl PgExecutor<'_>, by: &str) -> Result<Option<Pause>, Error> {
+pub(in crate::operator) async fn pause(
+    executor: impl PgExecutor<'_>,
+    by: &str,
+) -> Result<Option<Pause>, Error> {
     Ok(sqlx::query_as!(
         Pause,
         r#"update outbox.relay set paused_at = clock_timestamp(), paused_by = $1
@@ -17,7 +20,9 @@ pub(in crate::operator) async fn pause(executor: impl PgExecutor<'_>, by: &str) 
     .await?)
 }
 
-pub(in crate::operator) async fn paused(executor: impl PgExecutor<'_>) -> Result<Option<Pause>, Error> {
+pub(in crate::operator) async fn paused(
+    executor: impl PgExecutor<'_>,
+) -> Result<Option<Pause>, Error> {
     Ok(sqlx::query_as!(
         Pause,
         r#"select paused_at as "since!", paused_by as "by!" from outbox.relay
@@ -28,7 +33,9 @@ pub(in crate::operator) async fn paused(executor: impl PgExecutor<'_>) -> Result
 }
 
 /// Ends the pause and returns what it was.
-pub(in crate::operator) async fn resume(executor: impl PgExecutor<'_>) -> Result<Option<Pause>, Error> {
+pub(in crate::operator) async fn resume(
+    executor: impl PgExecutor<'_>,
+) -> Result<Option<Pause>, Error> {
     Ok(sqlx::query_as!(
         Pause,
         r#"update outbox.relay as relay set paused_at = null, paused_by = null

@@ -10,7 +10,9 @@ use crate::{
 };
 
 /// The oldest row of the log.
-pub(in crate::operator) async fn oldest(connection: &mut PgConnection) -> Result<Option<Holds>, Error> {
+pub(in crate::operator) async fn oldest(
+    connection: &mut PgConnection,
+) -> Result<Option<Holds>, Error> {
     Ok(sqlx::query_as!(
         Holds,
         r#"select seq as "from_seq!", created_at as "from_time!" from outbox.log order by seq limit 1"#
@@ -37,7 +39,9 @@ pub(in crate::operator) async fn next_from(
 
 /// Takes the weakest lock on every partition, which forbids only to empty it; taken again, it shows that
 /// the session is alive.
-pub(in crate::operator) async fn keep_partitions(connection: &mut PgConnection) -> Result<(), Error> {
+pub(in crate::operator) async fn keep_partitions(
+    connection: &mut PgConnection,
+) -> Result<(), Error> {
     sqlx::query!("lock table outbox.log in access share mode")
         .execute(connection)
         .await?;
