@@ -1,13 +1,18 @@
 //! `recompense`: the framework's command line, for the person on call.
 
+mod arguments;
 mod connect;
+mod inbox;
 mod migrate;
 mod outbox;
+mod parked;
 mod print;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::arguments::Usage;
 
 /// Works on the databases of services built with Recompense.
 #[derive(Debug, Parser)]
@@ -24,6 +29,9 @@ enum Command {
     /// Looks into an outbox, and asks things of it.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Looks at what consumers could not handle, and asks for it again.
+    #[command(subcommand)]
+    Inbox(inbox::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,6 +40,7 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Outbox(command) => outbox::run(command).await,
+        Command::Inbox(command) => inbox::run(command).await,
     };
     match result {
         Ok(status) => status,
@@ -39,7 +48,10 @@ async fn main() -> ExitCode {
         Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<Usage>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

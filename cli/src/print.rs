@@ -1,12 +1,14 @@
 //! What a command found out, for eyes or for programs.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use outbox::operator::Payload;
 use serde::Serialize;
 
 /// How results are printed.
@@ -52,6 +54,26 @@ impl Table {
             text.trim_end().to_owned()
         };
         self.0.iter().map(line).collect()
+    }
+}
+
+/// Facts about one thing, a line each.
+#[derive(Debug, Default)]
+pub(crate) struct Facts(Vec<String>);
+
+impl Facts {
+    pub(crate) fn add(&mut self, name: &str, text: impl Display) {
+        self.0.push(format!("{name:12} {text}"));
+    }
+
+    pub(crate) fn add_some(&mut self, name: &str, text: Option<impl Display>) {
+        if let Some(text) = text {
+            self.add(name, text);
+        }
+    }
+
+    pub(crate) fn lines(self) -> Vec<String> {
+        self.0
     }
 }
 
@@ -120,6 +142,14 @@ pub(crate) fn age(seconds: f64) -> String {
         s if s < 7_200.0 => format!("{:.0}m", s / 60.0),
         s if s < 172_800.0 => format!("{:.1}h", s / 3_600.0),
         s => format!("{:.1}d", s / 86_400.0),
+    }
+}
+
+/// Bytes in a line.
+pub(crate) fn payload(payload: &Payload) -> String {
+    match payload {
+        Payload::Text(text) => text.clone(),
+        Payload::Hex(hex) => format!("0x{hex}"),
     }
 }
 

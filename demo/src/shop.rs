@@ -128,7 +128,7 @@ impl Shop {
         broker: &Arc<dyn Broker>,
     ) -> Result<()> {
         let config = outgoing::Config {
-            source: format!("/{name}"),
+            source: format!("/{name}").parse().map_err(anyhow::Error::msg)?,
             ..Default::default()
         };
         let relay = Relay::new(database.options()?, Arc::clone(broker), config);

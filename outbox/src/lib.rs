@@ -29,6 +29,7 @@ pub mod outgoing;
 pub mod broker;
 pub mod incoming;
 pub mod operator;
+mod printable;
 mod table;
 mod telemetry;
 

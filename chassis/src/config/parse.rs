@@ -87,7 +87,11 @@ fn sentence(error: &clap::Error, command: &Command) -> String {
             }
             _ => format!("wrong setting {settings}: a value is needed"),
         },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "a subcommand is missing; see --help".to_owned()
+        }
         // What was typed may be a URL with a password in the wrong place.
+        ErrorKind::InvalidSubcommand => "there is no such subcommand; see --help".to_owned(),
         ErrorKind::UnknownArgument if !settings.starts_with('-') => {
             "unexpected argument; see --help".to_owned()
         }

@@ -70,7 +70,8 @@ impl FromStr for KafkaBrokers {
                 let broker = broker.trim();
                 match broker.rsplit_once(':') {
                     Some((host, port)) if is_host(host) && is_port(port) => Ok(broker.to_owned()),
-                    _ => Err(format!("`{broker}` is not host:port")),
+                    // Not repeated: it may be another setting's URL.
+                    _ => Err("must be host:port, several separated by commas".to_owned()),
                 }
             })
             .collect::<Result<_, _>>()

@@ -113,7 +113,7 @@ fn a_wrong_setting_is_named_in_one_line() {
         (
             "KAFKA_BROKERS",
             "localhost",
-            "error: wrong setting --kafka-brokers (environment KAFKA_BROKERS): `localhost` is not host:port".to_owned(),
+            "error: wrong setting --kafka-brokers (environment KAFKA_BROKERS): must be host:port, several separated by commas".to_owned(),
         ),
         (
             "LISTEN",

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use outbox::operator::{self, Entry, Filter, Follow, Payload, State};
+use outbox::operator::{self, Entry, Filter, Follow, State};
 use tokio::time::sleep;
 
 use crate::{
@@ -97,16 +97,12 @@ fn show(entries: &[Entry], json: bool) -> Result<()> {
                 State::Parked(class) => format!("parked ({})", class.as_str()),
             },
             entry.message_id.to_string(),
-            entry.payload.as_ref().map(text).unwrap_or_default(),
+            entry
+                .payload
+                .as_ref()
+                .map(print::payload)
+                .unwrap_or_default(),
         ]);
     }
     print::table(&table)
-}
-
-/// A payload in a line.
-pub(crate) fn text(payload: &Payload) -> String {
-    match payload {
-        Payload::Text(text) => text.clone(),
-        Payload::Hex(hex) => format!("0x{hex}"),
-    }
 }

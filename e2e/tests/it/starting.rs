@@ -111,6 +111,8 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
         ("payment-service", "TOPIC_PARTITIONS", "0"),
         ("delivery-service", "TOPIC_PARTITIONS", "many"),
         ("notification-service", "TOPIC_PARTITIONS", "1001"),
+        ("relay", "SOURCE", "my orders"),
+        ("relay", "SOURCE", ""),
         ("relay", "LEASE", "1ms"),
         ("relay", "LINGER_MS", "soon"),
         ("relay", "LINGER_MS", "-1"),

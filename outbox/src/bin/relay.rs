@@ -14,7 +14,7 @@ use chassis::{
 use outbox::{
     Relay,
     broker::{Broker, Kafka},
-    outgoing::{Config, Profile, Status},
+    outgoing::{Config, Profile, Source, Status},
     service,
 };
 use tokio::sync::watch;
@@ -34,9 +34,9 @@ struct Arguments {
     #[command(flatten)]
     settings: Settings,
 
-    /// The CloudEvents `source` of every message: who says so, as a URI reference.
+    /// The CloudEvents `source` of every message: who says so, as a URI reference of at most 255 bytes.
     #[arg(long, env = "SOURCE", value_name = "URI", default_value = "/outbox")]
-    source: String,
+    source: Source,
 
     /// How long a leader may be silent before a standby takes over. Shorter means faster take-over
     /// and more false alarms on a starved machine; those cost duplicates, never messages.

@@ -3,10 +3,7 @@
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{
-    Error,
-    operator::{look, table},
-};
+use crate::{Error, operator::look};
 
 /// Committed messages that the broker has not acknowledged.
 ///
@@ -43,8 +40,8 @@ pub struct TopicLag {
 /// [`Error::Database`], and [`Error::ForeignCursor`] when the stored snapshots are not readable.
 pub async fn lag(pool: &PgPool, limit: i64) -> Result<Lag, Error> {
     let mut tx = look::begin(pool).await?;
-    let cursor = table::cursor(&mut tx).await?;
-    let topics = table::count(&mut tx, &look::unsettled(&cursor), limit.max(1)).await?;
+    let cursor = look::table::cursor(&mut tx).await?;
+    let topics = look::table::count(&mut tx, &look::unsettled(&cursor), limit.max(1)).await?;
     tx.rollback().await?;
     let messages = topics.iter().map(|topic| topic.messages).sum();
     Ok(Lag {

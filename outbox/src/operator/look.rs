@@ -1,10 +1,12 @@
 //! One look at the log: all its questions are answered from one snapshot.
 
+pub(super) mod table;
+
 use sqlx::{PgPool, PgTransaction};
 
 use crate::{
     Error,
-    operator::table::{self, Unsettled},
+    operator::look::table::Unsettled,
     outgoing::{cursor::Cursor, snapshot::Snapshot},
 };
 

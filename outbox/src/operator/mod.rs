@@ -13,8 +13,8 @@
 mod lag;
 mod look;
 mod status;
+mod topics;
 
-mod payload;
 mod tail;
 
 pub mod parked;
@@ -25,12 +25,11 @@ pub mod rebase;
 
 pub mod doctor;
 
-mod table;
-
+pub use crate::printable::Payload;
 pub use lag::{Lag, TopicLag, lag};
 pub use pause::{Paused, Resumed, pause, resume};
-pub use payload::Payload;
 pub use status::{
     Backlog, InboxParked, Lease, ParkedCount, Partition, Pause, Status, Turn, status,
 };
 pub use tail::{Entry, Filter, Follow, State, tail};
+pub use topics::{AtBroker, Topic, refresh_topics, topics};

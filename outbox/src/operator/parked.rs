@@ -7,6 +7,8 @@
 //! rows by number. Discarding a key's head and a leader parking one more behind it happen one
 //! after the other, never at once.
 
+mod table;
+
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
@@ -14,14 +16,9 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+pub use crate::incoming::parked::Request;
 use crate::{
-    Error,
-    message::Headers,
-    operator::{
-        payload::Payload,
-        table::{self, BEGIN},
-    },
-    outgoing::parking,
+    Error, message::Headers, operator::look::table::BEGIN, outgoing::parking, printable::Payload,
 };
 
 /// Rows asked for in one transaction by [`request_replay_of_all`].
@@ -99,15 +96,6 @@ pub struct Item {
     pub replay: Option<Request>,
 }
 
-/// A request to send a message again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// Since when.
-    pub at: DateTime<Utc>,
-    /// By whom.
-    pub by: String,
-}
-
 /// Everything about a parked message.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parked {
@@ -170,7 +158,7 @@ pub enum Discard {
 ///
 /// [`Error::Database`]; so with everything below.
 pub async fn count(pool: &PgPool, selection: &Selection) -> Result<i64, Error> {
-    table::count_parked(pool, selection).await
+    table::count(pool, selection).await
 }
 
 /// Parked messages by number, from above `after`; not more than `limit`.
@@ -184,7 +172,7 @@ pub async fn list(
     after: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Item>, Error> {
-    table::list_parked(pool, selection, after, limit).await
+    table::list(pool, selection, after, limit).await
 }
 
 /// One message; its payload only if `with_payload`. `None` when it is not parked.
@@ -193,7 +181,7 @@ pub async fn list(
 ///
 /// [`Error::Database`].
 pub async fn show(pool: &PgPool, seq: i64, with_payload: bool) -> Result<Option<Parked>, Error> {
-    table::show_parked(pool, seq, with_payload).await
+    table::show(pool, seq, with_payload).await
 }
 
 /// Asks for messages to be sent again, all in one transaction. Answers in the order of the numbers.
@@ -285,7 +273,7 @@ pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Resu
     let mut gone = 0;
     let mut below = i64::MAX;
     loop {
-        let page = table::youngest_parked(pool, selection, below, PAGE).await?;
+        let page = table::youngest(pool, selection, below, PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(gone);
         };

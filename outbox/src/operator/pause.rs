@@ -1,12 +1,11 @@
 //! An operator's hand on the leader.
 
+mod table;
+
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{
-    Error,
-    operator::{status::Pause, table},
-};
+use crate::{Error, operator::status::Pause};
 
 /// What became of a wish to pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -16,6 +16,8 @@
 //!
 //! If we die here, whole pages have been enqueued; [`Page::last`] of the last one says how far.
 
+pub(super) mod table;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
@@ -23,10 +25,7 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    operator::{
-        look,
-        table::{self, BEGIN},
-    },
+    operator::look::{self, table::BEGIN},
 };
 
 /// The header of a copy: the number of the message it was made from.
@@ -197,7 +196,7 @@ impl Replay {
         // Before anything is written: whoever does not hold the partitions may miss messages.
         table::keep_partitions(&mut self.guard).await?;
         let mut tx = self.pool.begin_with(BEGIN).await?;
-        table::pin_plans(&mut tx).await?;
+        look::table::pin_plans(&mut tx).await?;
         table::be_durable(&mut tx).await?;
         let seqs = table::replayable(&mut tx, &self.range, &self.selection, PAGE).await?;
         let Some(last) = seqs.last().copied() else {
@@ -221,9 +220,9 @@ async fn range(
     selection: &Selection,
     holds: Option<&Holds>,
 ) -> Result<Range, Error> {
-    let cursor = table::cursor(tx).await?;
+    let cursor = look::table::cursor(tx).await?;
     let oldest = holds.map_or(1, |holds| holds.from_seq);
-    let newest = table::newest_seq(tx).await?.unwrap_or(0);
+    let newest = look::table::newest_seq(tx).await?.unwrap_or(0);
     let until = selection
         .until_seq
         .map_or(newest, |until| until.min(newest));

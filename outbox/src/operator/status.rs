@@ -1,12 +1,14 @@
 //! The outbox at a glance.
 
+pub(super) mod table;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
 
 use crate::{
     Error,
-    operator::{look, parked::Class, table},
+    operator::{look, parked::Class},
     outgoing::cursor::Cursor,
 };
 
@@ -126,8 +128,8 @@ pub struct Turn {
 pub async fn status(pool: &PgPool) -> Result<Status, Error> {
     let mut tx = look::begin(pool).await?;
     let relay = table::relay(&mut tx).await?;
-    let cursor = table::cursor(&mut tx).await?;
-    let counted = table::count(&mut tx, &look::unsettled(&cursor), COUNTED).await?;
+    let cursor = look::table::cursor(&mut tx).await?;
+    let counted = look::table::count(&mut tx, &look::unsettled(&cursor), COUNTED).await?;
     let exact: i64 = counted.iter().map(|topic| topic.messages).sum();
     let seq = table::last_seq(&mut tx).await?;
     let status = Status {

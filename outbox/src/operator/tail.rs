@@ -1,5 +1,7 @@
 //! The newest messages of the log.
 
+mod table;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
@@ -7,8 +9,9 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    operator::{look, parked::Class, payload::Payload, table},
+    operator::{look, parked::Class},
     outgoing::{cursor::Cursor, snapshot::Snapshot},
+    printable::Payload,
 };
 
 /// How far back a look goes, in numbers of the log, so that one for a rare key ends.
@@ -72,7 +75,7 @@ pub enum State {
 /// [`Error::Database`], and [`Error::ForeignCursor`] when the stored snapshots are not readable.
 pub async fn tail(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Entry>, Error> {
     let mut tx = look::begin(pool).await?;
-    let cursor = table::cursor(&mut tx).await?;
+    let cursor = look::table::cursor(&mut tx).await?;
     let rows = table::newest(&mut tx, filter, limit).await?;
     tx.rollback().await?;
     let entries = rows.into_iter().rev();
@@ -101,8 +104,8 @@ impl Follow {
         limit: i64,
     ) -> Result<(Self, Vec<Entry>), Error> {
         let mut tx = look::begin(pool).await?;
-        let seen = table::snapshot(&mut tx).await?;
-        let cursor = table::cursor(&mut tx).await?;
+        let seen = look::table::snapshot(&mut tx).await?;
+        let cursor = look::table::cursor(&mut tx).await?;
         let rows = table::newest(&mut tx, &filter, limit).await?;
         tx.rollback().await?;
         let entries = rows.into_iter().rev().map(|row| row.entry(&cursor));
@@ -118,8 +121,8 @@ impl Follow {
     /// As [`tail`].
     pub async fn next(&mut self, pool: &PgPool, limit: i64) -> Result<(Vec<Entry>, bool), Error> {
         let mut tx = look::begin(pool).await?;
-        let now = table::snapshot(&mut tx).await?;
-        let cursor = table::cursor(&mut tx).await?;
+        let now = look::table::snapshot(&mut tx).await?;
+        let cursor = look::table::cursor(&mut tx).await?;
         let late = look::news(&self.seen);
         let rows = table::began_or_late(&mut tx, &self.filter, self.seen.xmax(), &late, limit);
         let mut rows = rows.await?;

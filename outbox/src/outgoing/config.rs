@@ -2,13 +2,13 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::broker::Tuning;
+use crate::{broker::Tuning, outgoing::source::Source};
 
 /// Settings of a relay.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The CloudEvents `source` of every message; by default `/outbox`.
-    pub source: String,
+    pub source: Source,
     /// How long a leader may be silent before a standby takes over; by default 1.5 s. Shorter
     /// means faster take-over and more false alarms on a starved machine (harmless: duplicates).
     pub lease: Duration,
@@ -42,7 +42,7 @@ impl Config {
     #[must_use]
     pub fn of(profile: Profile) -> Self {
         let balanced = Self {
-            source: "/outbox".to_owned(),
+            source: Source::default(),
             lease: Duration::from_millis(1500),
             page: 2_000,
             max_in_flight: 20_000,

@@ -15,6 +15,7 @@ mod reader;
 mod relay;
 mod ring;
 pub(crate) mod snapshot;
+mod source;
 mod table;
 mod topics;
 mod wire;
@@ -25,5 +26,6 @@ pub use enqueue::{
 };
 pub use lease::{Holder, lease};
 pub use relay::{Relay, Status};
+pub use source::Source;
 pub use table::empty_partition_ahead;
 pub use topics::{declare, largest_and_smallest_limit, refresh_limits};

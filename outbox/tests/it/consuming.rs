@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use chrono::{DateTime, Utc};
 use outbox::{BatchHandler, Batched, Consumer, Error, Handler, Received, incoming::OnPoison};
 use rdkafka::{
     ClientConfig,
@@ -216,30 +217,60 @@ async fn a_server_that_takes_no_writes_parks_nothing() {
     let reading = Reading::start(&world, &Effects::default());
     world.produce(&world.message("k", 1), 1).await;
     world.wait_for_effects(&[1]).await;
-    // As after a failover to a standby: every session of the reader is on a read-only server. The
-    // session that says so is older than the setting, which takes hold of new ones only.
+    // As after a failover to a standby: every session of the reader is on a read-only server.
     let name = &world.database.name;
-    let mut operator = world.pool.acquire().await.unwrap();
-    let mut read_only = async |setting: &str| {
-        let sql = format!(
-            "alter database {name} set default_transaction_read_only = {setting};
-             select pg_terminate_backend(pid) from pg_stat_activity
-             where datname = current_database() and application_name = 'reader'"
-        );
+    let read_only = async |setting: &str| -> DateTime<Utc> {
+        let sql = format!("alter database {name} set default_transaction_read_only = {setting}");
         let sql = sqlx::AssertSqlSafe(sql);
-        sqlx::raw_sql(sql).execute(&mut *operator).await.unwrap();
+        // It takes hold of our own new sessions too.
+        let mut tx = world.pool.begin_with("begin read write").await.unwrap();
+        sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let now = sqlx::query_scalar("select clock_timestamp()");
+        now.fetch_one(&world.pool).await.unwrap()
     };
-    read_only("on").await;
+    let end_sessions_from_before = async |then: DateTime<Utc>| {
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                   where datname = current_database() and application_name = 'reader'
+                     and backend_start < $1";
+        let end = sqlx::query(end).bind(then);
+        end.execute(&world.pool).await.unwrap();
+    };
+    // Whoever is about to insert into the inbox is held up there, and can be seen.
+    let close_gate = async || {
+        let mut gate = world.pool.begin_with("begin read write").await.unwrap();
+        let close = "lock table outbox.inbox in share mode";
+        sqlx::query(close).execute(&mut *gate).await.unwrap();
+        gate
+    };
+    let then = read_only("on").await;
+    let mut gate = close_gate().await;
     world.produce(&world.message("k", 2), 1).await;
-    testbed::until(SOON, "the reader is refused", async || {
-        let refused = "select count(*) from pg_stat_activity
-                       where datname = current_database() and application_name = 'reader'
-                         and query like '%outbox.inbox%'";
-        (world.count(refused).await > 0).then_some(())
-    })
-    .await;
+    let waits_at_the_gate = async |since: DateTime<Utc>| {
+        testbed::until(SOON, "the reader waits to insert", async || {
+            end_sessions_from_before(then).await;
+            let waiting = "select query_start from pg_stat_activity
+                           where datname = current_database() and application_name = 'reader'
+                             and backend_start >= $1 and query_start > $2
+                             and wait_event_type = 'Lock' and query like 'insert into outbox.inbox (%'";
+            let waiting = sqlx::query_scalar(waiting).bind(then).bind(since);
+            let waiting: Option<DateTime<Utc>> =
+                waiting.fetch_optional(&world.pool).await.unwrap();
+            waiting
+        })
+        .await
+    };
+    let mut last = waits_at_the_gate(then).await;
+    // Let through it is refused, and comes again: first in a batch, then alone, and alone again.
+    for _ in 0..3 {
+        gate.rollback().await.unwrap();
+        gate = close_gate().await;
+        last = waits_at_the_gate(last).await;
+    }
     assert_eq!(world.effects().await, [1], "the fault fired");
-    read_only("off").await;
+    let then = read_only("off").await;
+    end_sessions_from_before(then).await;
+    gate.rollback().await.unwrap();
     world.wait_for_effects(&[1, 2]).await;
     assert_eq!(world.sick().await, []);
     reading.stop().await;

@@ -42,7 +42,7 @@ impl World {
         testbed::until(SOON, &format!("parked: {classes:?}"), async || {
             let parked = self.parked().await;
             let same = parked.iter().map(|p| p.class).eq(classes.iter().copied());
-            let settled = parked.iter().all(|p| p.replay_at.is_none());
+            let settled = parked.iter().all(|p| p.replay.is_none());
             (same && settled).then_some(parked)
         })
         .await
@@ -110,7 +110,7 @@ async fn what_follows_a_parked_message_on_its_key_waits_and_is_replayed_in_order
     let behind = parked::request_replay(&world.pool, follower, "ann").await;
     assert_eq!(behind.unwrap(), Replay::BehindHead { head });
     let nothing = parked::request_replay(&world.pool, 99_999, "ann").await;
-    assert_eq!(nothing.unwrap(), Replay::NotFound);
+    assert_eq!(nothing.unwrap(), Replay::NotParked);
 
     effects.accept(2);
     world.request(head).await;
@@ -193,7 +193,7 @@ async fn discarding_a_head_has_its_followers_handled_and_discarding_the_last_ope
     let discard = async |id: i64| parked::discard(&world.pool, id, "ann").await.unwrap();
     // A follower goes without the others noticing.
     assert_eq!(discard(waiting[2].id).await, Discard::Discarded);
-    assert_eq!(discard(waiting[2].id).await, Discard::NotFound);
+    assert_eq!(discard(waiting[2].id).await, Discard::NotParked);
     world.wait_for_parked(&[Refused, Blocked, Blocked]).await;
     assert_eq!(discard(waiting[0].id).await, Discard::Discarded);
     world.wait_for_effects(&[2, 4]).await;
@@ -291,7 +291,7 @@ async fn a_replay_under_way_cannot_be_discarded_and_one_that_waits_can() {
     let discarding = tokio::spawn(async move { parked::discard(&pool, id, "ann").await.unwrap() });
     world.wait_for_waiting("from outbox.inbox_blocked", 1).await;
     effects.let_go(1);
-    assert_eq!(discarding.await.unwrap(), Discard::NotFound);
+    assert_eq!(discarding.await.unwrap(), Discard::NotParked);
     world.wait_for_effects(&[1, 2]).await;
     world.is_clean().await;
 
@@ -512,20 +512,29 @@ async fn an_unreadable_record_blocks_its_key_and_is_shown_as_it_came() {
     // PostgreSQL's text cannot hold it.
     strange.key = "k\0".to_owned();
     world.produce(&strange, 1).await;
-    let waiting = world.wait_for_parked(&[Class::Unreadable]).await;
+    world.wait_for_parked(&[Class::Unreadable]).await;
     world.produce(&world.message("k\0", 2), 1).await;
-    world
+    let waiting = world
         .wait_for_parked(&[Class::Unreadable, Class::Blocked])
         .await;
-    let shown = parked::show(&world.pool, waiting[0].id)
-        .await
-        .unwrap()
-        .unwrap();
+    let show = async |id, with_payload| {
+        let shown = parked::show(&world.pool, id, with_payload).await;
+        shown.unwrap()
+    };
+    let shown = show(waiting[0].id, true).await.unwrap();
     assert_eq!(shown.parked.key.as_deref(), Some(&b"k\0"[..]));
-    assert_eq!(shown.payload, strange.payload);
-    let id = strange.id.to_string().into_bytes();
-    assert!(shown.headers.contains(&("ce_id".to_owned(), Some(id))));
-    assert_eq!(parked::show(&world.pool, 99_999).await.unwrap(), None);
+    let payload = strange.payload.clone().unwrap();
+    assert_eq!(shown.bytes, Some(payload.len() as i32));
+    assert_eq!(shown.payload, Some(payload.into()));
+    let id = parked::Header {
+        name: "ce_id".to_owned(),
+        value: Some(strange.id.to_string().into_bytes().into()),
+    };
+    assert!(shown.headers.contains(&id));
+    assert_eq!(shown.head, None);
+    assert_eq!(show(99_999, true).await, None);
+    let shown = show(waiting[1].id, false).await.unwrap();
+    assert_eq!((shown.head, shown.payload), (Some(waiting[0].id), None));
     // Still unreadable when its turn comes.
     world.request(waiting[0].id).await;
     let again = world
@@ -558,12 +567,16 @@ async fn parked_messages_are_listed_in_pages_and_worked_on_by_filter() {
         after = last.id;
         seen.extend(page);
     }
-    assert_eq!(seen, world.parked().await);
+    let ids = |parked: Vec<parked::Parked>| parked.iter().map(|p| p.id).collect::<Vec<_>>();
+    assert_eq!(ids(seen), ids(world.parked().await));
     let matching = async |filter: &Filter| {
-        parked::list(&world.pool, filter, 0, 99)
+        let listed = parked::list(&world.pool, filter, 0, 99)
             .await
             .unwrap()
-            .len()
+            .len();
+        let counted = parked::count(&world.pool, filter).await.unwrap();
+        assert_eq!(usize::try_from(counted).unwrap(), listed);
+        listed
     };
     let key = |key: &str| Filter {
         key: Some(key.as_bytes().to_vec()),

@@ -4,6 +4,7 @@
 //! within a second. Then the message is gone from here, or is here with a new reason.
 
 use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ pub use crate::incoming::parking::sickness::Class;
 use crate::{
     Error,
     incoming::{parking::table, table::begin},
+    printable::{self, Payload},
 };
 
 /// Which parked messages; every field that is set must match.
@@ -27,7 +29,7 @@ pub struct Filter {
 }
 
 /// A parked message without its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parked {
     /// Its number here: in the order of parking, which inside a key is the order of the partition.
     pub id: i64,
@@ -41,7 +43,8 @@ pub struct Parked {
     pub partition: i32,
     /// Its place in the partition.
     pub offset: i64,
-    /// The record key.
+    /// The record key. Serialized as a text, `key`; what is no text is in `key_hex` instead.
+    #[serde(flatten, serialize_with = "serialize_key")]
     pub key: Option<Vec<u8>>,
     /// The sort of reason.
     pub class: Class,
@@ -49,34 +52,64 @@ pub struct Parked {
     pub reason: String,
     /// How often the handler has failed.
     pub attempts: i32,
-    /// Size of its payload.
-    pub bytes: i32,
     /// When it was parked.
     pub parked_at: DateTime<Utc>,
-    /// Since when it is asked for.
-    pub replay_at: Option<DateTime<Utc>>,
+    /// For how long, in seconds by the database's clock.
+    pub parked_seconds: f64,
+    /// Since when it is asked for, and by whom.
+    pub replay: Option<Request>,
+}
+
+/// A request to handle, or send, a message again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// Since when.
+    pub at: DateTime<Utc>,
     /// By whom.
-    pub replay_by: Option<String>,
+    pub by: String,
+}
+
+impl Request {
+    /// From two columns that are null together.
+    pub(crate) fn of(at: Option<DateTime<Utc>>, by: Option<String>) -> Option<Self> {
+        at.zip(by).map(|(at, by)| Self { at, by })
+    }
 }
 
 /// A parked message with its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Shown {
-    /// All about it.
+    /// As in the list.
+    #[serde(flatten)]
     pub parked: Parked,
-    /// The record's value.
-    pub payload: Option<Vec<u8>>,
-    /// Names and raw values in the order received.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// The first parked message of its key, if it waits behind that.
+    pub head: Option<i64>,
+    /// In the order received.
+    pub headers: Vec<Header>,
+    /// Size of its payload; `None` for a tombstone.
+    pub bytes: Option<i32>,
+    /// Its payload, if that was asked for and it is no tombstone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
+}
+
+/// A header of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its bytes, if it has any.
+    pub value: Option<Payload>,
 }
 
 /// What a request for a replay came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Replay {
     /// The consumer will handle it, and then its followers.
     Requested,
     /// No such message is parked: never was, handled meanwhile, or discarded.
-    NotFound,
+    NotParked,
     /// It waits behind this message of its key; ask for that one.
     BehindHead {
         /// The first parked message of the key.
@@ -85,12 +118,22 @@ pub enum Replay {
 }
 
 /// What discarding a message came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Discard {
     /// It will never be handled. If it was the first of its key, its followers will be.
     Discarded,
     /// No such message is parked: never was, handled meanwhile, or discarded.
-    NotFound,
+    NotParked,
+}
+
+/// How many match.
+///
+/// # Errors
+///
+/// [`Error::Database`].
+pub async fn count(pool: &PgPool, filter: &Filter) -> Result<i64, Error> {
+    table::count(pool, filter).await
 }
 
 /// A page of what is parked, by number: at most `limit` messages after the number `after`, 0 for the
@@ -108,21 +151,29 @@ pub async fn list(
     table::list(pool, filter, after, limit).await
 }
 
-/// One message with its content; `None` when it is not parked.
+/// One message with its headers, and with its payload if `with_payload`; `None` when it is not parked.
 ///
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn show(pool: &PgPool, id: i64) -> Result<Option<Shown>, Error> {
+pub async fn show(pool: &PgPool, id: i64, with_payload: bool) -> Result<Option<Shown>, Error> {
     let page = table::list(pool, &Filter::default(), id - 1, 1).await?;
     let Some(parked) = page.into_iter().find(|parked| parked.id == id) else {
         return Ok(None);
     };
-    let content = table::content(pool, id).await?;
-    Ok(content.map(|(payload, headers)| Shown {
+    let Some(content) = table::content(pool, id, with_payload).await? else {
+        return Ok(None);
+    };
+    let headers = content.headers.into_iter().map(|(name, value)| Header {
+        name,
+        value: value.map(Payload::from),
+    });
+    Ok(Some(Shown {
         parked,
-        payload,
-        headers,
+        head: content.head,
+        headers: headers.collect(),
+        bytes: content.bytes,
+        payload: content.payload.map(Payload::from),
     }))
 }
 
@@ -137,10 +188,10 @@ pub async fn request_replay(pool: &PgPool, id: i64, by: &str) -> Result<Replay, 
         return Ok(Replay::Requested);
     }
     let Some(place) = table::place(pool, id).await? else {
-        return Ok(Replay::NotFound);
+        return Ok(Replay::NotParked);
     };
     let head = table::head(pool, &place).await?;
-    Ok(head.map_or(Replay::NotFound, |head| Replay::BehindHead { head }))
+    Ok(head.map_or(Replay::NotParked, |head| Replay::BehindHead { head }))
 }
 
 /// Asks for all that match and are not behind another; their followers come after them. Returns how
@@ -162,13 +213,13 @@ pub async fn request_replay_all(pool: &PgPool, filter: &Filter, by: &str) -> Res
 /// [`Error::Database`].
 pub async fn discard(pool: &PgPool, id: i64, by: &str) -> Result<Discard, Error> {
     let Some(place) = table::place(pool, id).await? else {
-        return Ok(Discard::NotFound);
+        return Ok(Discard::NotParked);
     };
     let mut tx = begin(pool).await?;
     table::lock(&mut tx, &place).await?;
     if !table::remove(&mut tx, id).await? {
         tx.rollback().await?;
-        return Ok(Discard::NotFound);
+        return Ok(Discard::NotParked);
     }
     table::release(&mut tx, &place, by).await?;
     tx.commit().await?;
@@ -197,4 +248,38 @@ pub async fn discard_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64
         discarded += u64::from(discard(pool, id, by).await? == Discard::Discarded);
     }
     Ok(discarded)
+}
+
+/// JSON has no bytes.
+fn serialize_key<S: Serializer>(key: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Key<'a> {
+        key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key_hex: Option<String>,
+    }
+    let bytes = key.as_deref();
+    let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let other = bytes.filter(|_| text.is_none());
+    Key {
+        key: text,
+        key_hex: other.map(printable::hex),
+    }
+    .serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_no_text_is_told_in_hex() {
+        #[derive(Serialize)]
+        struct Keyed(#[serde(serialize_with = "serialize_key")] Option<Vec<u8>>);
+        let json =
+            |key: Option<&[u8]>| serde_json::to_string(&Keyed(key.map(<[u8]>::to_vec))).unwrap();
+        assert_eq!(json(Some(b"k")), r#"{"key":"k"}"#);
+        assert_eq!(json(Some(&[0, 255])), r#"{"key":null,"key_hex":"00ff"}"#);
+        assert_eq!(json(None), r#"{"key":null}"#);
+    }
 }

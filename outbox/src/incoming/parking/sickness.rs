@@ -2,11 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use serde::Serialize;
+
 use crate::Error;
 
 /// The sort of reason for which a message is parked. The words are those of
 /// `inbox_parked_class_is_known`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Not one of our messages.
     Unreadable,

@@ -1,7 +1,5 @@
 //! The statements on `outbox.inbox_parked` and `outbox.inbox_blocked`: no other file has any.
 
-use std::fmt::Write as _;
-
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::{PgPool, PgTransaction};
@@ -12,8 +10,9 @@ use crate::{
     broker::Record,
     incoming::parking::{
         Sickness,
-        parked::{Filter, Parked},
+        parked::{Filter, Parked, Request},
     },
+    printable::hex,
 };
 
 /// Locks those of the keys that are blocked, in one order, and returns them. Another transaction
@@ -293,6 +292,23 @@ pub(crate) async fn head(pool: &PgPool, place: &Place) -> Result<Option<i64>, Er
     .await?)
 }
 
+/// How many messages are selected.
+pub(crate) async fn count(pool: &PgPool, filter: &Filter) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"select count(*) as "count!" from outbox.inbox_parked
+           where ($1::text is null or consumer = $1)
+             and ($2::text is null or topic = $2)
+             and ($3::bytea is null or key = $3)
+             and ($4::text is null or class = $4)"#,
+        filter.consumer.as_deref(),
+        filter.topic.as_deref(),
+        filter.key.as_deref(),
+        filter.class.map(|class| class.as_str()),
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// A page of parked messages in the order of parking, from after `after`.
 pub(crate) async fn list(
     pool: &PgPool,
@@ -303,8 +319,8 @@ pub(crate) async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"select id, consumer, message_id, topic, partition, "offset", key, class, reason,
-                  attempts, coalesce(octet_length(payload), 0) as "bytes!", parked_at, replay_at,
-                  replay_by
+                  attempts, parked_at, replay_at, replay_by,
+                  extract(epoch from clock_timestamp() - parked_at)::float8 as "parked_seconds!"
            from outbox.inbox_parked
            where ($1::text is null or consumer = $1)
              and ($2::text is null or topic = $2)
@@ -325,19 +341,40 @@ pub(crate) async fn list(
     rows.into_iter().map(Row::read).collect()
 }
 
-/// The content of a parked message.
-pub(crate) async fn content(pool: &PgPool, id: i64) -> Result<Option<Content>, Error> {
+/// What a parked message says, and what it waits for.
+pub(crate) struct Content {
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) bytes: Option<i32>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+    pub(crate) head: Option<i64>,
+}
+
+/// The content of a parked message; its payload only if that is wanted.
+pub(crate) async fn content(
+    pool: &PgPool,
+    id: i64,
+    with_payload: bool,
+) -> Result<Option<Content>, Error> {
     let row = sqlx::query!(
-        "select payload, headers from outbox.inbox_parked where id = $1",
+        r#"select case when $2 then payload end as payload, octet_length(payload) as bytes, headers,
+                  case when class = 'blocked' then
+                      (select min(earlier.id) from outbox.inbox_parked as earlier
+                       where earlier.consumer = parked.consumer and earlier.topic = parked.topic
+                         and earlier.key = parked.key and earlier.id < parked.id) end as head
+           from outbox.inbox_parked as parked
+           where id = $1"#,
         id,
+        with_payload,
     )
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|row| (row.payload, from_json(&row.headers))))
+    Ok(row.map(|row| Content {
+        payload: row.payload,
+        bytes: row.bytes,
+        headers: from_json(&row.headers),
+        head: row.head,
+    }))
 }
-
-/// Payload and headers.
-pub(crate) type Content = (Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
 struct Row {
     id: i64,
@@ -350,7 +387,7 @@ struct Row {
     class: String,
     reason: String,
     attempts: i32,
-    bytes: i32,
+    parked_seconds: f64,
     parked_at: DateTime<Utc>,
     replay_at: Option<DateTime<Utc>>,
     replay_by: Option<String>,
@@ -369,10 +406,9 @@ impl Row {
             class: self.class.parse()?,
             reason: self.reason,
             attempts: self.attempts,
-            bytes: self.bytes,
             parked_at: self.parked_at,
-            replay_at: self.replay_at,
-            replay_by: self.replay_by,
+            parked_seconds: self.parked_seconds,
+            replay: Request::of(self.replay_at, self.replay_by),
         })
     }
 }
@@ -393,15 +429,6 @@ fn from_json(headers: &Value) -> Vec<(String, Option<Vec<u8>>)> {
     };
     let pairs = headers.as_array().map(Vec::as_slice).unwrap_or_default();
     pairs.iter().filter_map(pair).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -95,20 +95,31 @@ fn max_bytes(topics: &[Topic], described: &[Described]) -> Vec<Finding> {
             continue;
         };
         let passes = topic.max_bytes.map_or(DEFAULT_MAX_BYTES as i64, i64::from);
-        if passes > takes {
-            let name = literal(&topic.name);
-            let explanation = format!(
+        let explanation = if passes > takes {
+            format!(
                 "enqueue lets records of up to {passes} bytes pass for {}, which takes {takes}: a larger one is \
                  refused when its transaction is long committed, and parked",
                 topic.name
-            );
-            found.push(Finding::warning(CHECK, explanation).fix(format!(
-                "insert into outbox.topic (name, max_bytes) values ({name}, {takes}) \
-                 on conflict (name) do update set max_bytes = excluded.max_bytes"
-            )));
-        }
+            )
+        } else if topic.max_bytes.is_some() && passes < takes {
+            format!(
+                "enqueue refuses records of more than {passes} bytes for {}, which takes {takes} by now",
+                topic.name
+            )
+        } else {
+            continue;
+        };
+        let finding = Finding::warning(CHECK, explanation);
+        found.push(match topic.declared {
+            true => finding.fix("recompense outbox topics --refresh --kafka-brokers …"),
+            false => finding.fix(format!(
+                "insert into outbox.topic (name, max_bytes) values ({}, {takes}) \
+                 on conflict (name) do update set max_bytes = excluded.max_bytes",
+                literal(&topic.name)
+            )),
+        });
     }
-    or_ok(found, CHECK, "what can be enqueued is taken")
+    or_ok(found, CHECK, "enqueue keeps to what the topics take")
 }
 
 /// For whoever sets the inbox's retention: it must be longer.
@@ -237,6 +248,7 @@ mod tests {
         let known = |max_bytes| {
             [Topic {
                 name: "t".to_owned(),
+                declared: true,
                 max_bytes,
             }]
         };
@@ -245,7 +257,9 @@ mod tests {
         assert_eq!(verdict(known(None), Some(1_000)), Verdict::Warning);
         assert_eq!(verdict(known(Some(1_000)), Some(1_000)), Verdict::Ok);
         assert_eq!(verdict(known(Some(2_000)), Some(1_000)), Verdict::Warning);
-        assert_eq!(verdict(known(Some(2 << 20)), Some(9 << 20)), Verdict::Ok);
+        // Since it was declared, it was raised.
+        assert_eq!(verdict(known(Some(2_000)), Some(3_000)), Verdict::Warning);
+        assert_eq!(verdict(known(None), Some(9 << 20)), Verdict::Ok);
         assert_eq!(verdict(known(None), None), Verdict::Unknown);
     }
 }

@@ -129,6 +129,15 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// A text as a command line needs it.
+pub(super) fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// A time for eyes.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {
@@ -148,6 +157,10 @@ mod tests {
     fn names_and_texts_cannot_leave_their_quotes() {
         assert_eq!(quoted(r#"a"; drop"#), r#""a""; drop""#);
         assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(word("order-service/a.b:c"), "order-service/a.b:c");
+        assert_eq!(word("a; rm"), "'a; rm'");
+        assert_eq!(word("it's"), r"'it'\''s'");
+        assert_eq!(word(""), "''");
     }
 
     #[test]

@@ -7,12 +7,12 @@ use crate::{
     operator::{
         doctor::{
             Limits,
-            report::{Finding, literal, or_ok, span},
+            report::{Finding, or_ok, span, word},
             table,
         },
         look,
         parked::Class,
-        table as looked,
+        status::table as looked,
     },
 };
 
@@ -46,8 +46,8 @@ pub(super) async fn relay(
 ) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "relay";
     let relay = looked::relay(session).await?;
-    let cursor = looked::cursor(session).await?;
-    let waiting = looked::count(session, &look::unsettled(&cursor), 1).await?;
+    let cursor = look::table::cursor(session).await?;
+    let waiting = look::table::count(session, &look::unsettled(&cursor), 1).await?;
     let age = relay.cursor_age_seconds;
     let Some(lease) = relay.lease else {
         let found = match waiting.is_empty() {
@@ -137,8 +137,8 @@ pub(super) async fn inbox_parked(
             span(count.oldest_seconds)
         );
         Finding::graded(CHECK, serious, explanation).fix(format!(
-            "select id, topic, class, reason from outbox.inbox_parked where consumer = {}",
-            literal(&count.consumer)
+            "recompense inbox parked list --consumer {}",
+            word(&count.consumer)
         ))
     });
     Ok(or_ok(found.collect(), CHECK, "everything could be handled"))

@@ -12,15 +12,14 @@ use crate::{
             table,
         },
         look, replay,
-        status::{PARTITION, TURN},
-        table as looked,
+        status::{self, PARTITION, TURN},
     },
 };
 
 pub(super) async fn partitions(session: &mut PgConnection) -> Result<Vec<Finding>, Error> {
     const CHECK: &str = "partitions";
-    let seq = looked::last_seq(session).await?;
-    let partitions = looked::partitions(session, seq).await?;
+    let seq = status::table::last_seq(session).await?;
+    let partitions = status::table::partitions(session, seq).await?;
     let sizes = partitions
         .iter()
         .map(|partition| format!("{} {} MiB", partition.name, partition.bytes >> 20));
@@ -48,8 +47,8 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
     const CHECK: &str = "turn";
     let mut tx = look::begin(pool).await?;
     let now = table::now(&mut tx).await?;
-    let oldest = looked::oldest(&mut tx).await?;
-    let newest = looked::newest_seq(&mut tx).await?;
+    let oldest = replay::table::oldest(&mut tx).await?;
+    let newest = look::table::newest_seq(&mut tx).await?;
     let since = now - TimeDelta::hours(1);
     let first = match oldest.as_ref().zip(newest) {
         Some((oldest, newest)) => {

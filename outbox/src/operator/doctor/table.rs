@@ -470,6 +470,8 @@ pub(super) async fn roles(connection: &mut PgConnection) -> Result<Vec<Role>, Er
 
 pub(super) struct Topic {
     pub(super) name: String,
+    /// Whether it has a row in outbox.topic.
+    pub(super) declared: bool,
     /// What is known of its limit.
     pub(super) max_bytes: Option<i32>,
 }
@@ -478,7 +480,7 @@ pub(super) struct Topic {
 pub(super) async fn topics(connection: &mut PgConnection) -> Result<Vec<Topic>, Error> {
     Ok(sqlx::query_as!(
         Topic,
-        r#"select used.name as "name!", topic.max_bytes
+        r#"select used.name as "name!", topic.name is not null as "declared!", topic.max_bytes
            from (select name from outbox.topic
                  union select topic from outbox.parked
                  union select topic

@@ -33,7 +33,9 @@ pub async fn declare(pool: &PgPool, broker: &dyn Broker, topics: &[Topic]) -> Re
     table::declare(pool, &policies, &limits.into_iter().collect()).await
 }
 
-/// Asks the broker anew for the limits of all declared topics and notes what has changed.
+/// Asks the broker anew for the limits of all declared topics and notes what has changed. Returns how
+/// many have. Nobody does so on his own: a service asks when it declares, an operator with
+/// `recompense outbox topics --refresh`.
 ///
 /// The broker may take its five seconds to answer: nothing that must renew a lease waits for this.
 ///
@@ -43,7 +45,7 @@ pub async fn declare(pool: &PgPool, broker: &dyn Broker, topics: &[Topic]) -> Re
 pub async fn refresh_limits(
     connection: &mut PgConnection,
     broker: &dyn Broker,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let names = table::names(connection).await?;
     let limits = broker.limits(&names).await?;
     table::note_limits(connection, &limits).await

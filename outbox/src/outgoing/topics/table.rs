@@ -47,16 +47,16 @@ pub(super) async fn names(connection: &mut PgConnection) -> Result<Vec<String>, 
     )
 }
 
-/// Writes down the limits that have changed.
+/// Writes down the limits that have changed, and says how many.
 pub(super) async fn note_limits(
     connection: &mut PgConnection,
     limits: &[(String, Option<usize>)],
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let (names, bytes): (Vec<_>, Vec<_>) = limits
         .iter()
         .filter_map(|(name, limit)| Some((name.clone(), column((*limit)?))))
         .unzip();
-    sqlx::query!(
+    let noted = sqlx::query!(
         r#"update outbox.topic
            set max_bytes = said.max_bytes, noted_at = now()
            from unnest($1::text[], $2::integer[]) as said (name, max_bytes)
@@ -66,7 +66,7 @@ pub(super) async fn note_limits(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(noted.rows_affected())
 }
 
 /// Topics that nobody declared have the default, and there may be some.

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use outbox::{
     broker::{Broker, Kafka, Topic},
-    operator::doctor::{Finding, Limits, Report, Verdict, examine},
+    operator::{
+        self, AtBroker,
+        doctor::{Finding, Limits, Report, Verdict, examine},
+    },
     outgoing::Config,
 };
 use rdkafka::{
@@ -312,7 +315,11 @@ async fn what_is_parked_for_long_is_a_problem() {
             "refused by the broker",
             "recompense outbox parked list",
         ),
-        ("inbox_parked", "not be handled by c", "select id, topic"),
+        (
+            "inbox_parked",
+            "not be handled by c",
+            "recompense inbox parked list --consumer c",
+        ),
     ] {
         let finding = ask(pool, check, limits).await;
         assert_eq!(finding.verdict, Verdict::Warning);
@@ -703,15 +710,62 @@ async fn topics_that_are_missing_take_less_or_are_written_by_another_partitioner
         finding.explanation.contains("up to 2000000 bytes"),
         "{finding:?}"
     );
-    mend(pool, finding).await;
+    let refresh = "recompense outbox topics --refresh --kafka-brokers …";
+    assert_eq!(finding.fix, [refresh]);
+    assert_eq!(operator::refresh_topics(pool, &kafka).await.unwrap(), 1);
     kafka
-        .ensure_topics(&[Topic::new(missing, 2)])
+        .ensure_topics(&[Topic::new(missing.clone(), 2)])
         .await
         .unwrap();
     let report = look().await;
     for check in ["topics", "topic_limits"] {
         assert_eq!(of(&report, check).verdict, Verdict::Ok);
     }
+    // As if it had been raised since.
+    run(
+        pool,
+        format!("update outbox.topic set max_bytes = 1000 where name = '{topic}'"),
+    )
+    .await;
+    let report = look().await;
+    let finding = of(&report, "topic_limits");
+    assert_eq!(finding.verdict, Verdict::Warning);
+    assert!(
+        finding.explanation.contains("more than 1000 bytes"),
+        "{finding:?}"
+    );
+    assert_eq!(finding.fix, [refresh]);
+    let topics = operator::topics(pool, Some(&kafka)).await.unwrap();
+    let told: Vec<_> = topics
+        .iter()
+        .map(|t| (t.name.as_str(), t.on_poison.as_str(), t.max_bytes, t.broker))
+        .collect();
+    let there = |partitions| AtBroker {
+        partitions: Some(partitions),
+        max_bytes: Some(1_048_588),
+    };
+    let expected = [
+        (topic, "block-key", Some(1000), Some(there(4))),
+        (&missing, "block-key", None, Some(there(2))),
+    ];
+    assert_eq!(told, expected);
+    // Both now: nobody had asked for the second.
+    assert_eq!(operator::refresh_topics(pool, &kafka).await.unwrap(), 2);
+    assert_eq!(operator::refresh_topics(pool, &kafka).await.unwrap(), 0);
+    // One that nobody declared has a default, which may be too much: a statement says what it takes.
+    let narrow = format!("{topic}.narrow");
+    world
+        .create_topic(&narrow, "max.message.bytes", "5000")
+        .await;
+    let mut message = world.message("k", 99);
+    message.topic = narrow.clone();
+    world.send(&[message]).await;
+    let report = look().await;
+    let finding = of(&report, "topic_limits");
+    assert!(finding.explanation.contains("takes 5000"), "{finding:?}");
+    mend(pool, finding).await;
+    let report = look().await;
+    assert_eq!(of(&report, "topic_limits").verdict, Verdict::Ok);
 
     // Somebody else writes our keys where his partitioner says.
     let producer: FutureProducer = ClientConfig::new()

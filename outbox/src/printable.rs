@@ -1,4 +1,6 @@
-//! A payload, for those who asked to see it.
+//! Bytes for those who asked to see them.
+
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -16,12 +18,19 @@ impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
             Ok(text) => Self::Text(text),
-            Err(error) => {
-                let bytes = error.as_bytes();
-                Self::Hex(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-            }
+            Err(error) => Self::Hex(hex(error.as_bytes())),
         }
     }
+}
+
+/// Two digits a byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,26 @@
+//! `recompense inbox`: what consumers could not handle.
+//!
+//! Exit status as with `recompense outbox`.
+
+mod parked;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::arguments::explain;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What could not be handled: list, show, replay, discard.
+    #[command(subcommand)]
+    Parked(parked::Command),
+}
+
+/// Runs a command and says what to exit with.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    let Command::Parked(command) = command;
+    let done = parked::run(command).await;
+    done.map_err(|error| explain(error, "consumer or owner"))
+}
