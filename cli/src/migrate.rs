@@ -1,11 +1,11 @@
 //! `recompense migrate`: one schema at a time, each with a history of its own.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chassis::config::DatabaseUrl;
 use clap::ValueEnum;
 use sqlx::{PgPool, migrate::Migrator};
 
-use crate::connect::connect;
+use crate::connect::connect_with;
 
 /// What to migrate, and where.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,11 @@ pub(crate) struct Arguments {
     /// order given.
     #[arg(long = "schema", value_name = "SCHEMA", required = true)]
     schemas: Vec<Schema>,
+
+    /// How many numbers a partition of the outbox's ring has, as a power of two. The log keeps two to four
+    /// partitions of published messages for replay. Chosen when the schema is made, and only then.
+    #[arg(long, value_name = "BITS", value_parser = clap::value_parser!(i32).range(8..=30))]
+    partition_bits: Option<i32>,
 
     /// After that, make the group roles PREFIX_owner, PREFIX_producer, PREFIX_relay, PREFIX_consumer and
     /// PREFIX_reader where they are missing, and give each what it needs in the schema `outbox`, which
@@ -45,13 +50,27 @@ enum Schema {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let pool = connect(&arguments.database_url, "recompense migrate", 1).await?;
+    let bits = arguments.partition_bits.map(|bits| bits.to_string());
+    let settings = bits
+        .as_ref()
+        .map(|bits| (outbox::PARTITION_BITS, bits.as_str()));
+    let url = &arguments.database_url;
+    let pool = connect_with(url, "recompense migrate", 1, settings.as_slice()).await?;
     for schema in arguments.schemas {
         let name = name(schema);
         schema.migrate(&pool).await.with_context(|| {
             format!("schema {name} was not migrated; nothing of the failed migration was kept")
         })?;
         println!("{name}: up to date");
+    }
+    if let Some(wanted) = arguments.partition_bits {
+        let chosen = outbox::partition_bits(&pool)
+            .await
+            .context("--partition-bits needs --schema outbox")?;
+        ensure!(
+            chosen == wanted,
+            "the outbox was made with --partition-bits {chosen}, which cannot be changed any more"
+        );
     }
     if let Some(prefix) = arguments.roles {
         outbox::make_roles(&pool, &prefix)

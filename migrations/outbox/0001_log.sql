@@ -4,6 +4,22 @@
 -- numbers would give an earlier number to a later message of the same key.
 create sequence outbox.log_seq as bigint cache 1;
 
+-- How many numbers a partition of the ring has, as a power of two: 20, or what the setting
+-- `outbox.partition_bits` says while this migration runs (`alter database … set outbox.partition_bits = 22`,
+-- or `recompense migrate --partition-bits 22`). Chosen once. A constant, which the server folds into the
+-- partition expression when it reads it, so it costs no call.
+do $$
+declare
+    bits constant text := coalesce(nullif(current_setting('outbox.partition_bits', true), ''), '20');
+begin
+    if bits !~ '^[0-9]{1,2}$' or bits::integer not between 8 and 30 then
+        raise exception 'outbox.partition_bits is %: it must be a number from 8 to 30', bits;
+    end if;
+    execute format('create function outbox.partition_bits() returns integer
+                    language sql immutable parallel safe return %s', bits);
+end
+$$;
+
 -- One row per message. Rows are inserted and, a partition at a time, truncated; never updated,
 -- never deleted one by one, so the log has no dead tuples except those of aborted transactions.
 create table outbox.log (
@@ -29,9 +45,9 @@ create table outbox.log (
     created_at  timestamptz not null default clock_timestamp(),
     constraint log_topic_is_named check (topic <> ''),
     constraint log_kind_is_named check (kind <> '')
-) partition by list (((seq >> 20) & 3));
+) partition by list (((seq >> outbox.partition_bits()) & 3));
 
--- A ring of four partitions of 2^20 numbers each. Every number finds a partition, so an insert
+-- A ring of four partitions. Every number finds a partition, so an insert
 -- never fails because housekeeping is late; then a partition holds several turns and is larger.
 create table outbox.log_0 partition of outbox.log for values in (0);
 create table outbox.log_1 partition of outbox.log for values in (1);

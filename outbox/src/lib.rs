@@ -44,6 +44,20 @@ pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
+/// The setting that says, while the migrations run for the first time, how many numbers a partition of
+/// the log's ring has, as a power of two from 8 to 30; 20 without it. Set for the session or by
+/// `alter database`.
+pub const PARTITION_BITS: &str = "outbox.partition_bits";
+
+/// What was chosen for [`PARTITION_BITS`] when the schema was made.
+///
+/// # Errors
+///
+/// [`Error::Database`], also where there is no such schema.
+pub async fn partition_bits(pool: &sqlx::PgPool) -> Result<i32, Error> {
+    table::partition_bits(pool).await
+}
+
 /// Brings the schema `outbox` up to date in the database of `pool`. Several processes may do so at
 /// once: one does, the others wait.
 ///

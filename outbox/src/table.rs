@@ -10,3 +10,11 @@ pub(crate) async fn make_roles(pool: &PgPool, prefix: &str) -> Result<(), Error>
         .await?;
     Ok(())
 }
+
+pub(crate) async fn partition_bits(pool: &PgPool) -> Result<i32, Error> {
+    Ok(
+        sqlx::query_scalar!(r#"select outbox.partition_bits() as "bits!""#)
+            .fetch_one(pool)
+            .await?,
+    )
+}

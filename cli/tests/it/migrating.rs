@@ -37,6 +37,35 @@ async fn two_at_once_make_it_once() {
 }
 
 #[tokio::test]
+async fn the_size_of_the_ring_is_chosen_once() {
+    let room = Room::empty("migrate_ring").await;
+    room.refuses(
+        "migrate --schema outbox --partition-bits 40",
+        2,
+        "--partition-bits",
+    )
+    .await;
+    for _ in 0..2 {
+        room.says("migrate --schema outbox --partition-bits 12")
+            .await;
+    }
+    assert_eq!(
+        room.number("select outbox.partition_bits()::bigint").await,
+        12
+    );
+    let second = "insert into outbox.log (seq, message_id, topic, key, kind)
+                  values (1 << 12, gen_random_uuid(), 't', 'k', 'kind')";
+    room.run(second).await;
+    assert_eq!(room.number("select count(*) from outbox.log_1").await, 1);
+    room.refuses(
+        "migrate --schema outbox --partition-bits 13",
+        1,
+        "cannot be changed",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_migrated_is_said_in_a_line() {
     let room = Room::empty("migrate_bad").await;
     room.refuses("migrate", 2, "missing setting: --schema")

@@ -12,9 +12,6 @@ use crate::{
     outgoing::cursor::Cursor,
 };
 
-/// Numbers in a partition of the log, and in a turn of its ring, as in the migration.
-pub(super) const PARTITION: i64 = 1 << 20;
-pub(super) const TURN: i64 = 4 * PARTITION;
 /// A backlog up to this is counted, a larger one estimated.
 const COUNTED: i64 = 1_000;
 
@@ -131,7 +128,7 @@ pub async fn status(pool: &PgPool) -> Result<Status, Error> {
     let cursor = look::table::cursor(&mut tx).await?;
     let counted = look::table::count(&mut tx, &look::unsettled(&cursor), COUNTED).await?;
     let exact: i64 = counted.iter().map(|topic| topic.messages).sum();
-    let seq = table::last_seq(&mut tx).await?;
+    let (seq, ring) = (table::last_seq(&mut tx).await?, table::ring(&mut tx).await?);
     let status = Status {
         lease: relay.lease,
         epoch: relay.epoch,
@@ -155,7 +152,7 @@ pub async fn status(pool: &PgPool) -> Result<Status, Error> {
         blocked_keys: table::blocked_keys(&mut tx).await?,
         inbox_parked: table::inbox_parked_counts(&mut tx).await?,
         partitions: table::partitions(&mut tx, seq).await?,
-        turn: turn(seq),
+        turn: turn(seq, ring),
     };
     tx.rollback().await?;
     Ok(status)
@@ -170,12 +167,26 @@ fn estimate(cursor: &Cursor, seq: i64) -> i64 {
     (seq - done).max(0)
 }
 
-fn turn(seq: i64) -> Turn {
+/// How large the ring is, as chosen at the migration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ring {
+    /// Numbers in a partition.
+    pub(super) partition: i64,
+}
+
+impl Ring {
+    /// Numbers in a turn.
+    pub(super) fn turn(self) -> i64 {
+        4 * self.partition
+    }
+}
+
+fn turn(seq: i64, ring: Ring) -> Turn {
     let percent = |part: i64, whole: i64| 100.0 * part as f64 / whole as f64;
     Turn {
         seq,
-        percent: percent(seq % TURN, TURN),
-        partition_percent: percent(seq % PARTITION, PARTITION),
+        percent: percent(seq % ring.turn(), ring.turn()),
+        partition_percent: percent(seq % ring.partition, ring.partition),
     }
 }
 
@@ -185,10 +196,11 @@ mod tests {
 
     #[test]
     fn a_turn_begins_anew_after_four_partitions() {
+        let turn = |seq| turn(seq, Ring { partition: 1024 });
         assert_eq!(turn(0).percent, 0.0);
-        assert_eq!(turn(PARTITION / 2).partition_percent, 50.0);
-        assert_eq!(turn(3 * PARTITION).percent, 75.0);
-        assert_eq!(turn(TURN).percent, 0.0);
-        assert_eq!(turn(TURN + PARTITION).percent, 25.0);
+        assert_eq!(turn(512).partition_percent, 50.0);
+        assert_eq!(turn(3 * 1024).percent, 75.0);
+        assert_eq!(turn(4 * 1024).percent, 0.0);
+        assert_eq!(turn(5 * 1024).percent, 25.0);
     }
 }

@@ -306,9 +306,6 @@ pub(crate) async fn holder(executor: impl PgExecutor<'_>) -> Result<Option<(Stri
 
 // ---- the ring of partitions ----
 
-/// Numbers per partition, as in the migration.
-const PARTITION_BITS: u32 = 20;
-
 /// Empties the partition that the writers enter next, if it holds anything and nothing in it is
 /// still needed. Returns whether it did.
 ///
@@ -319,10 +316,11 @@ const PARTITION_BITS: u32 = 20;
 ///
 /// [`Error::Database`].
 pub async fn empty_partition_ahead(connection: &mut PgConnection) -> Result<bool, Error> {
-    let last = sqlx::query_scalar!("select last_value from outbox.log_seq")
-        .fetch_one(&mut *connection)
-        .await?;
-    let ahead = ((last >> PARTITION_BITS) + 1) & 3;
+    let ahead = sqlx::query_scalar!(
+        r#"select ((last_value >> outbox.partition_bits()) + 1) & 3 as "ahead!" from outbox.log_seq"#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     let table = format!("outbox.log_{ahead}");
     let any = format!("select exists (select from {table})");
     if !sqlx::query_scalar::<_, bool>(AssertSqlSafe(any))

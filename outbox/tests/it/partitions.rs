@@ -1,6 +1,8 @@
 //! P9: the log is bounded: a partition is emptied before the writers enter it, never too early.
 
-use outbox::outgoing::Config;
+use std::sync::Arc;
+
+use outbox::{broker::Embedded, outgoing::Config};
 use sqlx::AssertSqlSafe;
 
 use crate::world::{SOON, World};
@@ -102,4 +104,43 @@ async fn rows_not_yet_settled_are_never_emptied() {
         .unwrap();
     assert!(done, "everything is settled");
     assert_eq!((world.rows(0).await, world.rows(3).await), (0, 2));
+}
+
+/// No number is skipped here: the ring is small and turns by rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_constant_load_the_log_keeps_a_turn_of_rows_and_no_dead_ones() {
+    const PARTITION: i64 = 256;
+    let broker = Arc::new(Embedded::start().unwrap());
+    let world = World::with_ring("smallring", broker, Some(8)).await;
+    assert_eq!(outbox::partition_bits(&world.pool).await.unwrap(), 8);
+    let relay = world.relay(Config::default());
+    let mut oracle = world.oracle();
+    let (mut n, mut most) = (0, 0);
+    // Three and a half turns.
+    for partition in 0..14 {
+        for _ in 0..4 {
+            let messages: Vec<_> = (n..n + PARTITION / 4)
+                .map(|n| world.message("k", n))
+                .collect();
+            world.send(&messages).await;
+            n += PARTITION / 4;
+        }
+        // Writers that leave the relay a second for each partition.
+        let ahead = (partition + 2) & 3;
+        testbed::until(SOON, "the partition ahead is empty", async || {
+            (world.rows(ahead).await == 0).then_some(())
+        })
+        .await;
+        most = most.max(world.count("select count(*) from outbox.log").await);
+    }
+    oracle.wait_for(usize::try_from(n).unwrap()).await;
+    assert_eq!(oracle.numbers(), (0..n).collect::<Vec<_>>());
+    assert!(
+        (2 * PARTITION..=3 * PARTITION).contains(&most),
+        "between two and three quarters of the ring are kept, not {most} rows"
+    );
+    let dead = "select coalesce(sum(n_dead_tup), 0)::bigint from pg_stat_user_tables
+                where schemaname = 'outbox' and relname like 'log%'";
+    assert_eq!(world.count(dead).await, 0);
+    relay.stop().await;
 }

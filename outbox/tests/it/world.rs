@@ -16,7 +16,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgPool};
 use testbed::Database;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,25 @@ impl World {
     }
 
     pub(crate) async fn with(name: &str, broker: Arc<dyn Broker>) -> Self {
+        Self::with_ring(name, broker, None).await
+    }
+
+    /// With partitions of the log of `2^bits` numbers.
+    pub(crate) async fn with_ring(name: &str, broker: Arc<dyn Broker>, bits: Option<i32>) -> Self {
         let database = Database::fresh(name).await;
+        if let Some(bits) = bits {
+            let setting = format!(
+                "do $$ begin execute format('alter database %I set {} = {bits}', current_database()); end $$",
+                outbox::PARTITION_BITS
+            );
+            let mut session = sqlx::PgConnection::connect_with(&database.options().unwrap())
+                .await
+                .unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(setting))
+                .execute(&mut session)
+                .await
+                .unwrap();
+        }
         let pool = database.pool(40).await.unwrap();
         outbox::migrate(&pool).await.unwrap();
         sqlx::raw_sql("create table effect (n bigint not null); create table keyed (key text primary key, n bigint)")

@@ -11,8 +11,7 @@ use crate::{
             report::{Finding, or_ok, span},
             table,
         },
-        look, replay,
-        status::{self, PARTITION, TURN},
+        look, replay, status,
     },
 };
 
@@ -24,9 +23,10 @@ pub(super) async fn partitions(session: &mut PgConnection) -> Result<Vec<Finding
         .iter()
         .map(|partition| format!("{} {} MiB", partition.name, partition.bytes >> 20));
     let sizes = sizes.collect::<Vec<_>>().join(", ");
+    let turn = status::table::ring(session).await?.turn();
     let mut found = Vec::new();
     for partition in table::spans(session).await? {
-        let turns = partition.last / TURN - partition.first / TURN;
+        let turns = partition.last / turn - partition.first / turn;
         if turns > 0 {
             found.push(Finding::warning(
                 CHECK,
@@ -49,6 +49,7 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
     let now = table::now(&mut tx).await?;
     let oldest = replay::table::oldest(&mut tx).await?;
     let newest = look::table::newest_seq(&mut tx).await?;
+    let turn = status::table::ring(&mut tx).await?.turn();
     let since = now - TimeDelta::hours(1);
     let first = match oldest.as_ref().zip(newest) {
         Some((oldest, newest)) => {
@@ -70,9 +71,9 @@ pub(super) async fn turn(pool: &PgPool, limits: &Limits) -> Result<Vec<Finding>,
     let seconds = (now - oldest.from_time)
         .as_seconds_f64()
         .clamp(1.0, 3_600.0);
-    let lasts = seconds * TURN as f64 / rate as f64;
+    let lasts = seconds * turn as f64 / rate as f64;
     let explanation = format!(
-        "at the last hour's {:.1} messages/s a turn of {TURN} numbers lasts {}; {holds}",
+        "at the last hour's {:.1} messages/s a turn of {turn} numbers lasts {}; {holds}",
         rate as f64 / seconds,
         span(lasts)
     );
@@ -100,9 +101,6 @@ pub(super) async fn dead_rows(
         );
         Finding::warning(CHECK, explanation).fix(format!("vacuum outbox.{partition}"))
     });
-    let well = format!(
-        "fewer than {} in each partition of {PARTITION}",
-        limits.dead_rows
-    );
+    let well = format!("fewer than {} in each partition", limits.dead_rows);
     Ok(or_ok(found.collect(), CHECK, &well))
 }

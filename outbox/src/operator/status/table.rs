@@ -6,7 +6,7 @@ use crate::{
     Error,
     operator::{
         look::table::decode,
-        status::{InboxParked, Lease, PARTITION, ParkedCount, Partition, Pause},
+        status::{InboxParked, Lease, ParkedCount, Partition, Pause, Ring},
     },
 };
 
@@ -51,22 +51,30 @@ pub(in crate::operator) async fn last_seq(connection: &mut PgConnection) -> Resu
     .await?)
 }
 
+pub(in crate::operator) async fn ring(connection: &mut PgConnection) -> Result<Ring, Error> {
+    Ok(sqlx::query_as!(
+        Ring,
+        r#"select 1::bigint << outbox.partition_bits() as "partition!""#
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
 /// The partitions in order, with who `seq` says is current.
 pub(in crate::operator) async fn partitions(
     connection: &mut PgConnection,
     seq: i64,
 ) -> Result<Vec<Partition>, Error> {
-    let current = ((seq + 1) / PARTITION) & 3;
     Ok(sqlx::query_as!(
         Partition,
         r#"select c.relname::text as "name!", pg_total_relation_size(c.oid) as "bytes!",
                   pg_stat_get_live_tuples(c.oid) as "rows_estimate!",
-                  c.relname = 'log_' || $1::bigint::text as "current!"
+                  c.relname = 'log_' || ((($1::bigint + 1) >> outbox.partition_bits()) & 3)::text as "current!"
            from pg_inherits as i
            join pg_class as c on c.oid = i.inhrelid
            where i.inhparent = 'outbox.log'::regclass
            order by c.relname"#,
-        current,
+        seq,
     )
     .fetch_all(connection)
     .await?)
