@@ -50,9 +50,8 @@ async fn a_database_restored_in_another_cluster_is_refused_and_nothing_of_it_is_
         .fetch_one(&copied.pool)
         .await
         .unwrap();
-    let mut tape = Tape::of(&room.bootstrap, &room.topics).await;
-    tape.catch_up().await;
-    let sent = tape.arrivals.len() + tape.duplicates;
+    let sent = records(&room).await;
+    assert!(sent > 0, "something was acknowledged");
     let mut refusing = copied.relay();
     refusing.start();
     let ended = refusing.process.wait(HEALED).await.unwrap();
@@ -67,19 +66,22 @@ async fn a_database_restored_in_another_cluster_is_refused_and_nothing_of_it_is_
         .await
         .unwrap();
     assert_eq!(after, before, "a relay that refuses changes nothing");
-    tape.catch_up().await;
-    assert_eq!(
-        tape.arrivals.len() + tape.duplicates,
-        sent,
-        "nothing was sent"
-    );
+    assert_eq!(records(&room).await, sent, "nothing was sent");
 
     // Where it came from everything goes on.
     let mut relay = room.relay();
     relay.start();
+    let mut tape = Tape::of(&room.bootstrap, &room.topics).await;
     let verdict = verdict(&room, &journal, &mut tape).await;
     trial.counted(verdict.messages, verdict.duplicates);
     relay.stop().await;
+}
+
+/// How many records the room's topic holds, as the broker says.
+async fn records(room: &Room) -> i64 {
+    let (bootstrap, topic) = (room.bootstrap.clone(), room.topics[0].clone());
+    let count = move || Tape::records_in(&bootstrap, &topic, 0..4);
+    tokio::task::spawn_blocking(count).await.unwrap()
 }
 
 /// Where this cluster's transaction ids stand against those of the cluster that the dump comes from.
