@@ -50,6 +50,10 @@ enum Schema {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    ensure!(
+        arguments.partition_bits.is_none() || arguments.schemas.contains(&Schema::Outbox),
+        "--partition-bits is for --schema outbox"
+    );
     let bits = arguments.partition_bits.map(|bits| bits.to_string());
     let settings = bits
         .as_ref()
@@ -61,16 +65,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         schema.migrate(&pool).await.with_context(|| {
             format!("schema {name} was not migrated; nothing of the failed migration was kept")
         })?;
+        if let Some(wanted) = arguments.partition_bits
+            && matches!(schema, Schema::Outbox)
+        {
+            let chosen = outbox::partition_bits(&pool).await?;
+            ensure!(
+                chosen == wanted,
+                "the outbox was made with --partition-bits {chosen}, which cannot be changed any more"
+            );
+        }
         println!("{name}: up to date");
-    }
-    if let Some(wanted) = arguments.partition_bits {
-        let chosen = outbox::partition_bits(&pool)
-            .await
-            .context("--partition-bits needs --schema outbox")?;
-        ensure!(
-            chosen == wanted,
-            "the outbox was made with --partition-bits {chosen}, which cannot be changed any more"
-        );
     }
     if let Some(prefix) = arguments.roles {
         outbox::make_roles(&pool, &prefix)

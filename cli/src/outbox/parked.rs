@@ -188,6 +188,11 @@ impl Side for Which {
                 true,
                 format!("discarded; {released} behind it will be sent"),
             ),
+            Discard::NotPassed => (
+                false,
+                "stays parked: a message before it is still on its way to the broker, try again"
+                    .to_owned(),
+            ),
             Discard::NotParked => (false, format!("is not parked: it was {}", Self::GONE)),
         }
     }

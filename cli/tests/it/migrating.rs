@@ -45,6 +45,12 @@ async fn the_size_of_the_ring_is_chosen_once() {
         "--partition-bits",
     )
     .await;
+    room.refuses(
+        "migrate --schema saga --partition-bits 12",
+        1,
+        "--schema outbox",
+    )
+    .await;
     for _ in 0..2 {
         room.says("migrate --schema outbox --partition-bits 12")
             .await;

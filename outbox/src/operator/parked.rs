@@ -9,11 +9,12 @@
 
 mod table;
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use crate::incoming::parked::Request;
@@ -21,6 +22,8 @@ use crate::{
     Error, message::Headers, operator::look::table::BEGIN, outgoing::parking, printable::Payload,
 };
 
+/// How long a discard waits for the cursor to pass a message that was parked just now.
+const PASSING: Duration = Duration::from_secs(2);
 /// Rows asked for in one transaction by [`request_replay_of_all`].
 const PAGE: i64 = 1_000;
 
@@ -150,6 +153,10 @@ pub enum Discard {
     },
     /// No such message is parked: it was sent or discarded.
     NotParked,
+    /// It stays. The relay's cursor has not passed it yet, because a message before it is on its way
+    /// still: a relay that died now would meet it again and park or send it. Once that one is
+    /// acknowledged it can be discarded.
+    NotPassed,
 }
 
 /// How many messages are parked.
@@ -256,9 +263,14 @@ pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, 
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable_by(|a, b| b.cmp(a));
     seqs.dedup();
+    let ahead = ahead_of_cursor(pool, &seqs).await?;
     let mut answers = Vec::with_capacity(seqs.len());
     for seq in seqs {
-        answers.push((seq, discard_one(pool, seq, by).await?));
+        let answer = match ahead.contains(&seq) {
+            true => Discard::NotPassed,
+            false => discard_one(pool, seq, by).await?,
+        };
+        answers.push((seq, answer));
     }
     Ok(answers)
 }
@@ -279,8 +291,21 @@ pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Resu
         };
         below = *last;
         let answers = discard(pool, &page, by).await?;
-        let discarded = |answer: &&(i64, Discard)| answer.1 != Discard::NotParked;
+        let discarded = |answer: &&(i64, Discard)| matches!(answer.1, Discard::Discarded { .. });
         gone += answers.iter().filter(discarded).count() as u64;
+    }
+}
+
+/// Which of these the cursor has not passed, after some patience. It never goes back, so what it has
+/// passed stays passed.
+async fn ahead_of_cursor(pool: &PgPool, seqs: &[i64]) -> Result<Vec<i64>, Error> {
+    let patience = Instant::now() + PASSING;
+    loop {
+        let ahead = table::ahead_of_cursor(pool, seqs).await?;
+        if ahead.is_empty() || Instant::now() >= patience {
+            return Ok(ahead);
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

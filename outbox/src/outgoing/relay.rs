@@ -172,6 +172,8 @@ impl Relay {
             false => Status::Leading,
         });
         crash::point("after_lease");
+        // Once more: a database restored under a standby's feet gives it another's cursor.
+        patiently(check_cursor(connection)).await?;
         let config = self.for_the_topics(connection).await?;
         let (broker, status) = (&*self.broker, &self.status);
         Leader::new(connection, broker, &config, status, spares, taken)?

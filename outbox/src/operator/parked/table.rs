@@ -243,3 +243,20 @@ pub(in crate::operator) async fn youngest(
     .fetch_all(pool)
     .await?)
 }
+
+/// Those parked messages that the stored cursor has not passed: they are in the log, and a leader that
+/// begins at the cursor reads them.
+pub(in crate::operator) async fn ahead_of_cursor(
+    pool: &PgPool,
+    seqs: &[i64],
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        "select log.seq from outbox.log, outbox.relay
+         where log.seq = any($1) and exists (select from outbox.parked where parked.seq = log.seq)
+           and not pg_visible_in_snapshot(log.xid, relay.settled)
+           and not (pg_visible_in_snapshot(log.xid, relay.target) and log.seq <= relay.last_seq)",
+        seqs,
+    )
+    .fetch_all(pool)
+    .await?)
+}

@@ -386,3 +386,46 @@ async fn release_or_open(tx: &mut PgConnection, key: &str) {
 async fn run_in(connection: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(connection).await.unwrap();
 }
+
+/// A leader that dies after it parked a message, and before its cursor has passed it, leaves a cursor
+/// from which the next one meets the message again: what was discarded would come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_cursor_has_not_passed_is_not_discarded() {
+    let world = World::embedded("notpassed").await;
+    world
+        .send(&[world.message("k", 1), world.message("k", 2)])
+        .await;
+    let seqs: Vec<i64> = sqlx::query_scalar("select seq from outbox.log order by seq")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+    let mut connection = world.pool.acquire().await.unwrap();
+    for seq in &seqs {
+        park(&mut connection, *seq, "k", "held").await;
+    }
+    let discarded = async || discard(&world.pool, &seqs, "me").await.unwrap();
+    let stays = |seq: i64| (seq, Discard::NotPassed);
+    assert_eq!(discarded().await, [stays(seqs[1]), stays(seqs[0])]);
+    assert_eq!(rows(&world.pool).await.len(), 2);
+
+    // The cursor stands between the two.
+    run(
+        &world.pool,
+        "update outbox.relay set target = pg_current_snapshot(), last_seq = (select min(seq) from outbox.log)",
+    )
+    .await;
+    let gone = Discard::Discarded {
+        released: 0,
+        key_opened: false,
+    };
+    assert_eq!(discarded().await, [stays(seqs[1]), (seqs[0], gone)]);
+    run(
+        &world.pool,
+        "update outbox.relay set settled = pg_current_snapshot()",
+    )
+    .await;
+    assert_eq!(
+        discarded().await,
+        [(seqs[1], gone), (seqs[0], Discard::NotParked)]
+    );
+}
