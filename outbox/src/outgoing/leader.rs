@@ -14,6 +14,7 @@
 mod deliveries;
 mod lane;
 mod lease_keeping;
+mod measuring;
 mod parked;
 
 use std::{
@@ -44,7 +45,8 @@ use crate::{
         table::{self, Logged, Written},
         wire,
     },
-    telemetry,
+    telemetry::Publishing,
+    trace::Sends,
 };
 
 /// How often the ring of partitions is looked after, and what is parked is tried again.
@@ -101,6 +103,9 @@ pub(super) struct Leader<'a> {
     /// The log is not read before; the pause before it, growing while there is nothing.
     read_at: Instant,
     poll: Duration,
+
+    metrics: Publishing,
+    sends: Sends,
 }
 
 impl<'a> Leader<'a> {
@@ -139,6 +144,8 @@ impl<'a> Leader<'a> {
             resume_at: now,
             read_at: now,
             poll: config.poll_busy,
+            metrics: Publishing::new(),
+            sends: Sends::new(),
         })
     }
 
@@ -178,6 +185,7 @@ impl<'a> Leader<'a> {
 
     async fn read(&mut self) -> Result<bool, Error> {
         crash::point("before_read");
+        self.sends.page();
         let page = self.reader.next(self.connection, self.floor).await?;
         crash::point("after_read");
         let worked = page.as_ref().is_some_and(|page| !page.rows.is_empty());
@@ -190,6 +198,7 @@ impl<'a> Leader<'a> {
         };
         self.read_at = Instant::now() + self.poll;
         let Some(page) = page else { return Ok(false) };
+        self.metrics.read(page.rows.len());
         if page.last {
             self.ending = Some(Arc::clone(&page.tick));
         } else {
@@ -236,6 +245,7 @@ impl<'a> Leader<'a> {
                 break;
             }
             worked = true;
+            self.sends.sent(token, &row);
             if suspect {
                 self.alone = Some((token, row.seq));
             }
@@ -266,8 +276,9 @@ impl<'a> Leader<'a> {
         }
         self.housekept_at = Instant::now();
         if table::empty_partition_ahead(self.connection).await? {
-            metrics::counter!(telemetry::PARTITIONS_EMPTIED).increment(1);
+            self.metrics.partition_emptied();
         }
+        self.measure().await?;
         self.look_for_parked().await
     }
 

@@ -13,7 +13,7 @@ mod reader;
 mod relay;
 mod ring;
 pub(crate) mod snapshot;
-mod table;
+pub(crate) mod table;
 mod topics;
 mod wire;
 

@@ -127,6 +127,7 @@ impl Relay {
     /// [`Error::ForeignCursor`], which nobody can heal but a person. Every other failure is
     /// logged, shown by [`Relay::status`], and tried again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        telemetry::describe_metrics();
         let mut pause = FIRST_PAUSE;
         while !shutdown.is_cancelled() {
             let error = match self.session(&shutdown, &mut pause).await {
@@ -159,7 +160,7 @@ impl Relay {
         let connecting = table::connect(&self.database, self.config.lease);
         let mut connection = patiently(connecting).await?;
         let result = self.lead(&mut connection, shutdown, pause).await;
-        metrics::gauge!(telemetry::LEASE_HELD).set(0.0);
+        telemetry::lease_held(false);
         if result.is_ok() {
             // Best effort: the server notices a closed socket too.
             let _ = connection.close().await;
@@ -191,7 +192,7 @@ impl Relay {
             last_seq = taken.1.last_seq,
             "leading"
         );
-        metrics::gauge!(telemetry::LEASE_HELD).set(1.0);
+        telemetry::lease_held(true);
         self.status.send_replace(match taken.2.paused {
             true => Status::Paused,
             false => Status::Leading,

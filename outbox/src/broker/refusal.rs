@@ -1,0 +1,32 @@
+//! Why the broker refused, in one of a few words: labels must be bounded, and a broker's own text is not.
+
+use crate::broker::{Failure, FailureClass};
+
+/// Names of the client's error codes, as its texts show them, and the word for each.
+const WORDS: [(&str, &str); 11] = [
+    ("MessageSizeTooLarge", "too_large"),
+    ("MessageBatchTooLarge", "too_large"),
+    ("InvalidMessageSize", "too_large"),
+    ("InvalidMessage", "invalid"),
+    ("InvalidRecord", "invalid"),
+    ("InvalidTimestamp", "invalid"),
+    ("PolicyViolation", "policy"),
+    ("TopicAuthorizationFailed", "not_permitted"),
+    ("UnknownTopic", "unknown_topic"),
+    ("UnknownPartition", "unknown_topic"),
+    ("InvalidTopic", "unknown_topic"),
+];
+
+/// The word for a failed delivery: `outage`, one of the above, or `other`.
+pub(crate) fn refusal(failure: &Failure) -> &'static str {
+    match failure.class {
+        FailureClass::Outage => "outage",
+        FailureClass::Record | FailureClass::Topic => refusal_in(&failure.reason),
+    }
+}
+
+/// The same, where only the text is left.
+pub(crate) fn refusal_in(reason: &str) -> &'static str {
+    let known = WORDS.iter().find(|(code, _)| reason.contains(code));
+    known.map_or("other", |(_, word)| word)
+}
