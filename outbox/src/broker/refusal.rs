@@ -30,3 +30,37 @@ pub(crate) fn refusal_in(reason: &str) -> &'static str {
     let known = WORDS.iter().find(|(code, _)| reason.contains(code));
     known.map_or("other", |(_, word)| word)
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+    use super::*;
+
+    #[test]
+    fn what_the_client_says_has_a_word() {
+        for (code, word) in [
+            (Code::MessageSizeTooLarge, "too_large"),
+            (Code::MessageBatchTooLarge, "too_large"),
+            (Code::InvalidMessageSize, "too_large"),
+            (Code::InvalidMessage, "invalid"),
+            (Code::InvalidRecord, "invalid"),
+            (Code::InvalidTimestamp, "invalid"),
+            (Code::PolicyViolation, "policy"),
+            (Code::TopicAuthorizationFailed, "not_permitted"),
+            (Code::UnknownTopicOrPartition, "unknown_topic"),
+            (Code::UnknownTopic, "unknown_topic"),
+            (Code::UnknownPartition, "unknown_topic"),
+            (Code::InvalidTopic, "unknown_topic"),
+            (Code::RequestTimedOut, "other"),
+        ] {
+            let reason = KafkaError::MessageProduction(code).to_string();
+            assert_eq!(refusal_in(&reason), word, "{reason}");
+        }
+        let outage = Failure {
+            class: FailureClass::Outage,
+            reason: "MessageSizeTooLarge".to_owned(),
+        };
+        assert_eq!(refusal(&outage), "outage", "its class counts");
+    }
+}

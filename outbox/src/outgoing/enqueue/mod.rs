@@ -18,7 +18,12 @@ use serde_json::Value;
 use sqlx::PgTransaction;
 use uuid::Uuid;
 
-use crate::{Error, message::Message, telemetry, trace::Create};
+use crate::{
+    Error,
+    message::Message,
+    telemetry,
+    trace::{Create, Creating},
+};
 
 pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
 
@@ -33,7 +38,7 @@ pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
 /// [`Error::Refused`] when the message breaks a limit, the size its topic takes among them (nothing
 /// was written; roll back), [`Error::Database`] when the insert fails.
 pub async fn enqueue(tx: &mut PgTransaction<'_>, message: &Message) -> Result<Uuid, Error> {
-    let mut row = [Row::of(message)?];
+    let mut row = [Row::of(message, &Creating::new())?];
     let appended = table::append(tx, &row[0]).await;
     appended_or_refused(tx, &mut row, appended).await?;
     Ok(message.id)
@@ -50,7 +55,9 @@ pub async fn enqueue_all(tx: &mut PgTransaction<'_>, messages: &[Message]) -> Re
         [message] => return enqueue(tx, message).await.map(drop),
         _ => {}
     }
-    let mut rows: Vec<_> = messages.iter().map(Row::of).collect::<Result<_, _>>()?;
+    let creating = Creating::new();
+    let rows = messages.iter().map(|message| Row::of(message, &creating));
+    let mut rows: Vec<_> = rows.collect::<Result<_, _>>()?;
     let appended = table::append_all(tx, &rows).await;
     appended_or_refused(tx, &mut rows, appended).await
 }
@@ -98,7 +105,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(message: &'a Message) -> Result<Self, Error> {
+    fn of(message: &'a Message, creating: &Creating) -> Result<Self, Error> {
         check::check(message)?;
         let mut bytes = check::record_bytes(message);
         let mut headers: serde_json::Map<_, _> = message
@@ -108,7 +115,7 @@ impl<'a> Row<'a> {
             .map(|(name, value)| (name.clone(), value.clone().into()))
             .collect();
         let given = message.headers.get(telemetry::TRACEPARENT).cloned();
-        let (create, travels) = Create::begin(message);
+        let (create, travels) = creating.begin(message);
         let traceparent = given.or_else(|| {
             let (traceparent, tracestate) = travels?;
             if !tracestate.is_empty() && !headers.contains_key(telemetry::TRACESTATE) {

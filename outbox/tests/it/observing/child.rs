@@ -75,9 +75,9 @@ pub(crate) async fn run(
         String::from_utf8_lossy(&output.stderr).into_owned(),
     );
     if !output.status.success() {
-        let loud = |line: &&str| !line.contains(r#""level":"DEBUG""#);
-        let loud: Vec<_> = log.lines().filter(loud).collect();
-        panic!("{}\n{out}\n{}", output.status, loud.join("\n"));
+        let quiet = |line: &&str| !line.contains(r#""target":"sqlx::query""#);
+        let log: Vec<_> = log.lines().filter(quiet).collect();
+        panic!("{}\n{out}\n{}", output.status, log.join("\n"));
     }
     let lines = out.lines().filter_map(|line| line.strip_prefix(SAID));
     let said: Vec<_> = lines

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     observing::{
-        child,
+        child::{self, say},
         traces::{CANARY, secret},
     },
     reading::{Effects, Reading, config},
@@ -41,6 +41,7 @@ pub(super) async fn everything(telemetry: &Telemetry) {
     let mut relay = world.relay(Config::default());
     relay.leading().await;
     let topic = &world.topic;
+    say("group", world.reader());
     let mut poison = secret(&small, 4);
     poison.payload = Some(crate::observing::traces::incompressible(9_000));
     world
@@ -130,8 +131,7 @@ async fn every_metric_of_the_docs_is_there_after_a_run_with_everything_in_it() {
             "{name} is described"
         );
     }
-    let consumer = left.metrics.split("consumer=\"").nth(1).unwrap();
-    let consumer = consumer.split('"').next().unwrap();
+    let consumer = left.one("group");
     for series in [
         "outbox_commit_to_ack_seconds_bucket{le=\"0.0005\"}".to_owned(),
         "outbox_page_messages_bucket{le=\"1\"}".to_owned(),
