@@ -16,6 +16,7 @@ mod lane;
 mod lease_keeping;
 mod measuring;
 mod parked;
+mod table;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -42,7 +43,7 @@ use crate::{
         reader::Reader,
         relay::{Config, Status},
         ring::{Ring, Tick},
-        table::{self, Logged, Written},
+        table::{Logged, Written, empty_partition_ahead},
         wire,
     },
     telemetry::Publishing,
@@ -275,7 +276,7 @@ impl<'a> Leader<'a> {
             return Ok(());
         }
         self.housekept_at = Instant::now();
-        if table::empty_partition_ahead(self.connection).await? {
+        if empty_partition_ahead(self.connection).await? {
             self.metrics.partition_emptied();
         }
         self.measure().await?;

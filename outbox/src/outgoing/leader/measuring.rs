@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    outgoing::{leader::Leader, table},
+    outgoing::leader::{Leader, table::waiting},
 };
 
 /// A backlog up to this is counted, a larger one estimated: so many rows are read at most.
@@ -15,7 +15,7 @@ impl Leader<'_> {
     /// row. Above what is counted stands the distance of two numbers, as in `recompense outbox status`:
     /// too high by the transactions that were rolled back, too low by those that were open for long.
     pub(super) async fn measure(&mut self) -> Result<(), Error> {
-        let waiting = table::waiting(self.connection, &self.cursor, COUNTED).await?;
+        let waiting = waiting(self.connection, &self.cursor, COUNTED).await?;
         let passed = match self.cursor.is_between_ticks() {
             true => self.cursor.settled.floor,
             false => self.cursor.settled.floor.max(self.cursor.last_seq),
