@@ -43,6 +43,19 @@ struct Trouble {
     lost: usize,
 }
 
+impl Trouble {
+    /// Adds lost spans. How many to warn of, if a warning is due.
+    fn more(&mut self, spans: usize, now: Instant) -> Option<usize> {
+        self.lost += spans;
+        let recently = |at: Instant| now.saturating_duration_since(at) < WARNING;
+        if self.warned_at.is_some_and(recently) {
+            return None;
+        }
+        self.warned_at = Some(now);
+        Some(std::mem::take(&mut self.lost))
+    }
+}
+
 impl Exporter {
     /// One that has not sent anything yet.
     pub(super) fn new(target: Target) -> io::Result<Self> {
@@ -82,12 +95,9 @@ impl Exporter {
     fn lost(&self, spans: usize, reason: &str) {
         metrics::counter!(names::SPANS_LOST).increment(spans as u64);
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.lost += spans;
-        if trouble.warned_at.is_some_and(|at| at.elapsed() < WARNING) {
+        let Some(lost) = trouble.more(spans, Instant::now()) else {
             return;
-        }
-        let lost = std::mem::take(&mut trouble.lost);
-        trouble.warned_at = Some(Instant::now());
+        };
         tracing::warn!(endpoint = ?self.target, reason, lost, "spans could not be exported and are lost");
     }
 }
@@ -110,5 +120,21 @@ impl SpanExporter for Exporter {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.resource = resource.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_warning_in_ten_seconds_tells_of_all_that_was_lost() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        assert_eq!(trouble.more(3, start), Some(3));
+        for second in 1..10 {
+            assert_eq!(trouble.more(3, start + Duration::from_secs(second)), None);
+        }
+        assert_eq!(trouble.more(3, start + WARNING), Some(30));
+        assert_eq!(trouble.more(1, start + WARNING), None);
     }
 }

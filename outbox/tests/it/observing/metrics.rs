@@ -10,6 +10,7 @@ use crate::{
         traces::{CANARY, secret},
     },
     reading::{Effects, Reading, config},
+    scripted::scripted,
     watchdog,
     world::{SOON, World},
 };
@@ -96,7 +97,21 @@ pub(super) async fn everything(telemetry: &Telemetry) {
     reading.stop().await;
     relay.stop().await;
     until_metric(telemetry, "outbox_lease_held ", |held| held == 0.0).await;
+    half_a_tick(telemetry).await;
     watchdog::replace_a_stuck_client("measured_stuck").await;
+}
+
+/// What is acknowledged of a tick under way is not counted.
+async fn half_a_tick(telemetry: &Telemetry) {
+    let (world, script) = scripted("measured_tick").await;
+    *script.outage_from.lock().unwrap() = Some(6);
+    let messages: Vec<_> = (0..10).map(|n| world.message("k", n)).collect();
+    world.send(&messages).await;
+    let relay = world.relay(Config::default());
+    until_metric(telemetry, "outbox_backlog_messages ", |n| n == 4.0).await;
+    *script.outage_from.lock().unwrap() = None;
+    until_metric(telemetry, "outbox_backlog_messages ", |n| n == 0.0).await;
+    relay.stop().await;
 }
 
 /// The id of the first message enqueued.
