@@ -149,12 +149,12 @@ fn endpoint(name: &'static str, text: &str) -> Result<Target, Error> {
             "must not hold a user or password: send a header by OTEL_EXPORTER_OTLP_HEADERS",
         );
     }
-    let port = match (authority.port_u16(), authority.port()) {
-        (Some(0), _) | (None, Some(_)) => return wrong(name, example),
-        (Some(port), _) => port,
-        // A colon with nothing behind it.
-        (None, None) if authority.as_str().ends_with(':') => return wrong(name, example),
-        (None, None) => 80,
+    let port = match authority.port_u16() {
+        Some(0) => return wrong(name, example),
+        Some(port) => port,
+        // What stands behind the host is no port, or nothing behind a colon.
+        None if authority.as_str() != authority.host() => return wrong(name, example),
+        None => 80,
     };
     let mut path = uri
         .path_and_query()
