@@ -6,6 +6,8 @@
 //! | `http_request_duration_seconds` | histogram | `method`, `route`, `status` | from the first byte handed to us to the answer's head |
 //! | `http_panics_total` | counter | `route` | handlers that panicked and were answered with 500 |
 //! | `database_connections_discarded_total` | counter | `pool` | connections given back unfit for use and closed |
+//! | `trace_spans_exported_total` | counter | | spans the collector took |
+//! | `trace_spans_lost_total` | counter | | spans it did not take: away, too slow, or refused |
 //!
 //! `route` is the route's pattern (`/v1/orders/{id}`) or `unmatched`, never a raw path; `method`
 //! is a standard one or `other`: the number of series is bounded by the code.
@@ -22,6 +24,10 @@ pub const HTTP_REQUEST_DURATION: &str = "http_request_duration_seconds";
 pub const HTTP_PANICS: &str = "http_panics_total";
 /// Counter: connections closed instead of being given back to their pool.
 pub const CONNECTIONS_DISCARDED: &str = "database_connections_discarded_total";
+/// Counter: spans the collector took.
+pub const SPANS_EXPORTED: &str = "trace_spans_exported_total";
+/// Counter: spans the collector did not take.
+pub const SPANS_LOST: &str = "trace_spans_lost_total";
 
 /// Gives each metric its help text in the recorder installed.
 pub(crate) fn describe() {
@@ -35,5 +41,10 @@ pub(crate) fn describe() {
     metrics::describe_counter!(
         CONNECTIONS_DISCARDED,
         "Connections closed instead of being given back to their pool."
+    );
+    metrics::describe_counter!(SPANS_EXPORTED, "Spans the collector took.");
+    metrics::describe_counter!(
+        SPANS_LOST,
+        "Spans the collector did not take: away, too slow, or refused."
     );
 }

@@ -19,7 +19,8 @@ pub struct Process {
 }
 
 /// The `main` of a service: installs telemetry, runs `service` on a runtime until it returns,
-/// flushes. The exit status is 0 for `Ok`, 1 for an error, which is logged in one line.
+/// flushes. The exit status is 0 for `Ok`, 1 for an error, which is logged in one line, 2 for a
+/// wrong `OTEL_*` variable.
 ///
 /// `service` should return once [`Process::shutdown`] is cancelled; SIGTERM and SIGINT cancel it.
 ///
@@ -58,7 +59,11 @@ where
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("error: {error}");
-            return ExitCode::FAILURE;
+            return match error {
+                // As for every other wrong setting.
+                telemetry::Error::Setting { .. } => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            };
         }
     };
     tracing::info!(service = service_name, database = %settings.database_url, kafka = %settings.kafka_brokers, "starting");

@@ -41,9 +41,10 @@ fn main() -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(play(&arguments, telemetry));
+    let result = runtime.block_on(play(&arguments, telemetry.clone()));
     // A client thread that will not end must not keep the process.
     runtime.shutdown_background();
+    telemetry.flush();
     match result {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::FAILURE),

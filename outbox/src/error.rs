@@ -79,6 +79,23 @@ impl Error {
         }
     }
 
+    /// Its sort in one word, for where its text may not go.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Database(_) => "database",
+            Self::Broker(_) => "broker",
+            Self::Encode { .. } => "encode",
+            Self::Decode { .. } => "decode",
+            Self::Refused(_) => "refused",
+            Self::Transient(_) => "transient",
+            Self::Permanent(_) => "permanent",
+            Self::Fenced => "fenced",
+            Self::ForeignCursor(_) => "foreign_cursor",
+            Self::NotRebased(_) => "not_rebased",
+            Self::Migrate(_) => "migrate",
+        }
+    }
+
     /// Whether the database itself failed (connection, shutdown, serialization, deadlock), so
     /// that nobody is to blame: such a failure uses up no message's budget.
     #[must_use]

@@ -32,6 +32,7 @@ pub mod operator;
 mod printable;
 mod table;
 mod telemetry;
+mod trace;
 
 #[cfg(feature = "service")]
 pub mod service;
@@ -40,6 +41,7 @@ pub use error::Error;
 pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use message::{Headers, Message, Payload, Received};
 pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
+pub use telemetry::describe_metrics;
 
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Consumer, Error, Handler,
     broker::{Broker, Topic},
-    outgoing,
+    outgoing, telemetry,
 };
 
 /// How long to wait before the broker is asked again: at first, and at most.
@@ -70,6 +70,7 @@ pub async fn prepare(
     started: &Gate,
     shutdown: &CancellationToken,
 ) -> Result<bool, Error> {
+    telemetry::describe_metrics();
     if database::wait_until_reachable(pool, shutdown).await == Waited::ShuttingDown {
         return Ok(false);
     }

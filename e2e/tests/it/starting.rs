@@ -101,6 +101,12 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
             ("SHUTDOWN_TIMEOUT", Some("soon")),
             ("LOG_FORMAT", Some("verse")),
             ("RUST_LOG", Some("outbox=loud=very")),
+            (
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                Some("https://s3cret.example:4318"),
+            ),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", Some("s3cret:4318")),
+            ("OTEL_TRACES_SAMPLER", Some("sometimes")),
         ];
         join_all(all.map(|(name, value)| assert_refused(program, name, value))).await;
     }

@@ -7,10 +7,12 @@ mod kafka;
 mod kafka_consumer;
 mod kafka_describe;
 mod kafka_producer;
+mod refusal;
 mod seam;
 
 pub use embedded::Embedded;
 pub use kafka::Kafka;
+pub(crate) use refusal::{refusal, refusal_in};
 pub use seam::{
     Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass,
     Limits, OnPoison, Outgoing, Producer, Record, Retention, SendError, Subscription, Topic,

@@ -21,6 +21,7 @@ use crate::{
         Config, Handler, parking::replayer, pump, retention, table, watchdog::Watchdog,
         worker::Worker,
     },
+    telemetry,
 };
 
 /// A named reader of some topics.
@@ -82,6 +83,7 @@ impl<H: Handler> Consumer<H> {
     /// [`Config::retention`]; [`Error::Broker`] when the settings are refused by the client. Outages
     /// are waited out.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        telemetry::describe_metrics();
         let handling = &self.worker.handling;
         let (config, pool) = (&handling.config, &handling.pool);
         retention::check(&*self.broker, &self.topics, config, &shutdown).await?;

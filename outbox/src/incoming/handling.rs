@@ -1,21 +1,17 @@
 //! One transaction in which messages are handled: what the worker and the replayer have in common.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt;
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
-};
 use sqlx::{PgPool, PgTransaction};
 use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
     Error,
     incoming::{Config, Handler, OnPoison, table},
     message::Received,
-    telemetry,
+    telemetry::Consuming,
+    trace,
 };
 
 /// A consumer's name, settings, database and handler.
@@ -23,6 +19,7 @@ pub(super) struct Handling<H> {
     pub(super) name: Arc<str>,
     pub(super) config: Arc<Config>,
     pub(super) pool: PgPool,
+    pub(super) metrics: Arc<Consuming>,
     handler: Arc<H>,
 }
 
@@ -32,6 +29,7 @@ impl<H> Clone for Handling<H> {
             name: Arc::clone(&self.name),
             config: Arc::clone(&self.config),
             pool: self.pool.clone(),
+            metrics: Arc::clone(&self.metrics),
             handler: Arc::clone(&self.handler),
         }
     }
@@ -39,8 +37,10 @@ impl<H> Clone for Handling<H> {
 
 impl<H: Handler> Handling<H> {
     pub(super) fn new(name: &str, pool: PgPool, handler: H) -> Self {
+        let name = Arc::<str>::from(name);
         Self {
-            name: name.into(),
+            metrics: Arc::new(Consuming::new(Arc::clone(&name))),
+            name,
             config: Arc::default(),
             pool,
             handler: Arc::new(handler),
@@ -56,12 +56,25 @@ impl<H: Handler> Handling<H> {
         if batch.is_empty() {
             return Ok(());
         }
+        let started = Instant::now();
+        let handled = self.handle_all(tx, batch).await;
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.handler(batch.len(), seconds);
+        handled
+    }
+
+    async fn handle_all(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> Result<(), Error> {
         survive(async { self.handler.prepare(tx, batch).await }).await?;
         for message in batch {
-            let span = span(message);
+            let span = trace::process(message, &self.name);
             survive(async { self.handler.handle(tx, message).await })
-                .instrument(span)
-                .await?;
+                .instrument(span.clone())
+                .await
+                .inspect_err(|error| trace::process_failed(&span, error))?;
         }
         Ok(())
     }
@@ -80,36 +93,9 @@ impl<H: Handler> Handling<H> {
         }
     }
 
-    pub(super) fn count(&self, outcome: &'static str, messages: usize) {
-        if messages > 0 {
-            metrics::counter!(telemetry::INBOX_MESSAGES, "consumer" => self.label(), "outcome" => outcome)
-                .increment(messages as u64);
-        }
-    }
-
     pub(super) fn label(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
-}
-
-fn span(message: &Received) -> tracing::Span {
-    let span = tracing::info_span!(
-        "process",
-        otel.kind = "consumer",
-        messaging.system = "kafka",
-        messaging.destination.name = message.topic,
-        messaging.message.id = %message.id,
-        kind = message.kind,
-    );
-    if !span.is_disabled()
-        && let Some(parent) = message
-            .header(telemetry::TRACEPARENT)
-            .and_then(remote_parent)
-    {
-        // Fails only where nobody exports traces.
-        let _ = span.set_parent(parent);
-    }
-    span
 }
 
 /// A handler that panics must not take its partition with it: the message is parked instead.
@@ -118,21 +104,4 @@ async fn survive(handler: impl Future<Output = Result<(), Error>>) -> Result<(),
         .catch_unwind()
         .await
         .unwrap_or_else(|_| Err(Error::permanent("the handler panicked")))
-}
-
-/// Reads a `traceparent` header; `None` when it is not one.
-fn remote_parent(header: &str) -> Option<Context> {
-    let mut parts = header.split('-');
-    let (_version, trace, span, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let parent = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(span).ok()?,
-        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
-        true,
-        TraceState::NONE,
-    );
-    parent
-        .is_valid()
-        .then(|| Context::new().with_remote_span_context(parent))
 }

@@ -70,7 +70,7 @@ impl Watchdog {
 
     fn report(&self, stalled: &Backlog) -> Error {
         let consumer = Arc::clone(&self.consumer);
-        metrics::counter!(telemetry::INBOX_CLIENT_RESETS, "consumer" => consumer).increment(1);
+        telemetry::client_reset(consumer);
         Error::Broker(format!(
             "the client delivers nothing from {}/{}: it has stood at {} for {:?}, and there is more up to {}",
             stalled.topic, stalled.partition, stalled.position, self.patience, stalled.end

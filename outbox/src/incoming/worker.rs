@@ -4,7 +4,7 @@
 //! order, commit. If anything in it fails, it is rolled back and redone one message at a time, so a
 //! sick message is found without savepoints.
 
-use std::{borrow::Cow, collections::HashSet, time::Instant};
+use std::{borrow::Cow, collections::HashSet};
 
 use sqlx::PgPool;
 use tokio::time::sleep;
@@ -19,12 +19,11 @@ use crate::{
         budget::{Budget, Failed},
         handling::Handling,
         lane::Queue,
-        parking::{Sickness, table as parking},
+        parking::{Sickness, parked::Class, table as parking},
         parse::{Unreadable, parse},
         table::{accept, begin},
     },
     message::Received,
-    telemetry,
 };
 
 pub(super) struct Worker<H> {
@@ -142,7 +141,6 @@ impl<H: Handler> Worker<H> {
     /// All of a batch in one transaction.
     async fn batch(&self, records: &[Record], messages: &[Received]) -> Result<(), Error> {
         let handling = &self.handling;
-        let started = Instant::now();
         let ids: Vec<_> = messages.iter().map(|message| message.id).collect();
         let mut tx = begin(&handling.pool).await?;
         let mut new: HashSet<Uuid> = accept(&mut tx, &handling.name, &ids)
@@ -176,11 +174,11 @@ impl<H: Handler> Worker<H> {
         }
         handling.handle(&mut tx, &fresh).await?;
         handling.commit(tx).await?;
-        handling.count("handled", fresh.len());
-        handling.count("parked", parked);
-        handling.count("duplicate", messages.len() - fresh.len() - parked);
-        metrics::histogram!(telemetry::INBOX_HANDLER, "consumer" => handling.label())
-            .record(started.elapsed().as_secs_f64());
+        let metrics = &handling.metrics;
+        metrics.outcome("handled", fresh.len());
+        metrics.outcome("parked", parked);
+        metrics.parked(Class::Blocked.as_str(), parked);
+        metrics.outcome("duplicate", messages.len() - fresh.len() - parked);
         Ok(())
     }
 
@@ -221,7 +219,7 @@ impl<H: Handler> Worker<H> {
             };
             let failed = match result {
                 Ok(fate) => {
-                    self.handling.count(fate.as_str(), 1);
+                    self.handling.metrics.outcome(fate.as_str(), 1);
                     return true;
                 }
                 Err(failed) => failed,
@@ -234,7 +232,7 @@ impl<H: Handler> Worker<H> {
             }
             let (error, consumer) = (failed.error(), self.handling.label());
             tracing::warn!(%error, message_id = %item.id(), %consumer, "will try again");
-            metrics::counter!(telemetry::INBOX_RETRIES, "consumer" => consumer).increment(1);
+            self.handling.metrics.retry();
             tokio::select! {
                 () = sleep(budget.pause(config)) => {}
                 () = stop.cancelled() => return false,
@@ -312,6 +310,7 @@ impl<H: Handler> Worker<H> {
             Ok(tx.commit().await?)
         };
         keeping.await.map_err(Failed::Before)?;
+        self.handling.metrics.parked(sickness.class.as_str(), 1);
         tracing::warn!(
             consumer = &**name,
             topic = record.topic,

@@ -14,8 +14,10 @@
 
 mod deliveries;
 mod lease_keeping;
+mod measuring;
 mod parked;
 mod stuck;
+mod table;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -44,10 +46,11 @@ use crate::{
         reader::Reader,
         relay::Status,
         ring::{Ring, Tick},
-        table::{self, Logged, Written},
+        table::{Logged, Written, empty_partition_ahead},
         wire,
     },
-    telemetry,
+    telemetry::Publishing,
+    trace::Sends,
 };
 
 /// How often the ring of partitions is looked after, and what is parked is tried again.
@@ -107,6 +110,9 @@ pub(super) struct Leader<'a> {
     /// The log is not read before; the pause before it, growing while there is nothing.
     read_at: Instant,
     poll: Duration,
+
+    metrics: Publishing,
+    sends: Sends,
 }
 
 impl<'a> Leader<'a> {
@@ -148,6 +154,8 @@ impl<'a> Leader<'a> {
             resume_at: now,
             read_at: now,
             poll: config.poll_busy,
+            metrics: Publishing::new(),
+            sends: Sends::new(),
         })
     }
 
@@ -187,6 +195,7 @@ impl<'a> Leader<'a> {
 
     async fn read(&mut self) -> Result<bool, Error> {
         crash::point("before_read");
+        self.sends.page();
         let page = self.reader.next(self.connection, self.floor).await?;
         crash::point("after_read");
         let worked = page.as_ref().is_some_and(|page| !page.rows.is_empty());
@@ -199,6 +208,7 @@ impl<'a> Leader<'a> {
         };
         self.read_at = Instant::now() + self.poll;
         let Some(page) = page else { return Ok(false) };
+        self.metrics.read(page.rows.len());
         if page.last {
             self.ending = Some(Arc::clone(&page.tick));
         } else {
@@ -247,6 +257,7 @@ impl<'a> Leader<'a> {
                 break;
             }
             worked = true;
+            self.sends.sent(token, &row);
             if suspect {
                 self.alone = Some((token, row.seq));
             }
@@ -276,11 +287,12 @@ impl<'a> Leader<'a> {
             return Ok(());
         }
         self.housekept_at = Instant::now();
-        if table::empty_partition_ahead(self.connection).await? {
-            metrics::counter!(telemetry::PARTITIONS_EMPTIED).increment(1);
+        if empty_partition_ahead(self.connection).await? {
+            self.metrics.partition_emptied();
         }
         self.spares.refill(self.broker, &self.config.tuning)?;
         self.look_for_stuck().await?;
+        self.measure().await?;
         self.look_for_parked().await
     }
 

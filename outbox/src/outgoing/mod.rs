@@ -16,7 +16,7 @@ mod relay;
 mod ring;
 pub(crate) mod snapshot;
 mod source;
-mod table;
+pub(crate) mod table;
 mod topics;
 mod wire;
 

@@ -86,6 +86,7 @@ impl Relay {
     /// [`Error::ForeignCursor`], which nobody can heal but a person. Every other failure is
     /// logged, shown by [`Relay::status`], and tried again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
+        telemetry::describe_metrics();
         let mut spares = Spares::default();
         let result = self.sessions(&shutdown, &mut spares).await;
         spares.abandon();
@@ -130,7 +131,7 @@ impl Relay {
         let connecting = table::connect(&self.database, self.config.lease);
         let mut connection = patiently(connecting).await?;
         let result = self.lead(&mut connection, shutdown, spares, pause).await;
-        metrics::gauge!(telemetry::LEASE_HELD).set(0.0);
+        telemetry::lease_held(false);
         if result.is_ok() {
             // Best effort: the server notices a closed socket too.
             let _ = connection.close().await;
@@ -166,7 +167,7 @@ impl Relay {
             last_seq = taken.1.last_seq,
             "leading"
         );
-        metrics::gauge!(telemetry::LEASE_HELD).set(1.0);
+        telemetry::lease_held(true);
         self.status.send_replace(match taken.2.paused {
             true => Status::Paused,
             false => Status::Leading,

@@ -11,6 +11,7 @@ mod inbox_parking;
 mod inbox_retention;
 mod leading;
 mod limits;
+mod observing;
 mod offsets;
 mod operating;
 mod ordering;

@@ -32,6 +32,8 @@ pub(crate) struct Script {
     sick: Mutex<HashSet<Vec<u8>>>,
     /// Whether every delivery fails because of an outage.
     pub(crate) outage: AtomicBool,
+    /// Whether those from this number on do.
+    pub(crate) outage_from: Mutex<Option<i64>>,
     /// Whether every delivery fails because of its topic.
     topic: AtomicBool,
     /// Topics that begin with this answer nothing.
@@ -90,7 +92,10 @@ impl Producer for ScriptedProducer {
                 result: Err(failure),
             });
         };
-        if self.script.outage.load(Ordering::SeqCst) {
+        let is_away =
+            |from: i64| (from..from + 1_000).any(|n| record.payload == Some(&Script::payload(n)));
+        let outage_from = *self.script.outage_from.lock().unwrap();
+        if self.script.outage.load(Ordering::SeqCst) || outage_from.is_some_and(is_away) {
             refuse(token, FailureClass::Outage);
             return Ok(());
         }

@@ -176,11 +176,15 @@ impl Script {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_delivering_is_replaced() {
+    replace_a_stuck_client("stalled").await;
+}
+
+pub(crate) async fn replace_a_stuck_client(name: &str) {
     let script = Script {
         stuck_at: Mutex::new(Some(3)),
         ..Script::default()
     };
-    let (world, script, reading) = reading("stalled", 10, script).await;
+    let (world, script, reading) = reading(name, 10, script).await;
     let started = Instant::now();
     world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
     assert!(started.elapsed() >= PATIENCE);

@@ -69,7 +69,7 @@ async fn replay<H: Handler>(
     loop {
         let failed = match attempt(handling, place).await {
             Ok(Fate::Handled) => {
-                handling.count("replayed", 1);
+                handling.metrics.outcome("replayed", 1);
                 tracing::info!(id = place.id, consumer = &*handling.name, message_id = %place.message_id,
                     "replayed a parked message");
                 return Ok(());

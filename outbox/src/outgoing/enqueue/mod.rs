@@ -14,20 +14,23 @@ mod table;
 
 use std::collections::BTreeMap;
 
-use opentelemetry::trace::TraceContextExt;
 use serde_json::Value;
 use sqlx::PgTransaction;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
-use crate::{Error, message::Message, telemetry};
+use crate::{
+    Error,
+    message::Message,
+    telemetry,
+    trace::{Create, Creating},
+};
 
 pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
 
 /// Appends one message to the log, in the caller's transaction, and returns its id.
 ///
-/// A `traceparent` header given by the caller is kept; otherwise the current span's is used, with
-/// its `tracestate`. Where the transaction runs with `synchronous_commit = off` it is switched on,
+/// A `traceparent` header given by the caller is kept; otherwise that of a `create` span below the
+/// current one is sent along, with its `tracestate`. Where the transaction runs with `synchronous_commit = off` it is switched on,
 /// because a message could otherwise be published and its transaction then be lost in a crash.
 ///
 /// # Errors
@@ -35,11 +38,9 @@ pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
 /// [`Error::Refused`] when the message breaks a limit, the size its topic takes among them (nothing
 /// was written; roll back), [`Error::Database`] when the insert fails.
 pub async fn enqueue(tx: &mut PgTransaction<'_>, message: &Message) -> Result<Uuid, Error> {
-    let row = Row::of(message)?;
-    if !table::append(tx, &row).await? {
-        return Err(refusal(tx, &[row]).await?);
-    }
-    metrics::counter!(telemetry::ENQUEUED).increment(1);
+    let mut row = [Row::of(message, &Creating::new())?];
+    let appended = table::append(tx, &row[0]).await;
+    appended_or_refused(tx, &mut row, appended).await?;
     Ok(message.id)
 }
 
@@ -54,12 +55,29 @@ pub async fn enqueue_all(tx: &mut PgTransaction<'_>, messages: &[Message]) -> Re
         [message] => return enqueue(tx, message).await.map(drop),
         _ => {}
     }
-    let rows: Vec<_> = messages.iter().map(Row::of).collect::<Result<_, _>>()?;
-    if !table::append_all(tx, &rows).await? {
-        return Err(refusal(tx, &rows).await?);
-    }
-    metrics::counter!(telemetry::ENQUEUED).increment(messages.len() as u64);
-    Ok(())
+    let creating = Creating::new();
+    let rows = messages.iter().map(|message| Row::of(message, &creating));
+    let mut rows: Vec<_> = rows.collect::<Result<_, _>>()?;
+    let appended = table::append_all(tx, &rows).await;
+    appended_or_refused(tx, &mut rows, appended).await
+}
+
+/// Counts what was appended; what was not says so in its span.
+async fn appended_or_refused(
+    tx: &mut PgTransaction<'_>,
+    rows: &mut [Row<'_>],
+    appended: Result<bool, Error>,
+) -> Result<(), Error> {
+    let error = match appended {
+        Ok(true) => {
+            telemetry::enqueued(rows.len());
+            return Ok(());
+        }
+        Ok(false) => refusal(tx, rows).await?,
+        Err(error) => error,
+    };
+    rows.iter_mut().for_each(|row| row.create.failed(&error));
+    Err(error)
 }
 
 /// Makes later writers of `key` wait until this transaction ends, so that messages follow the
@@ -83,10 +101,11 @@ struct Row<'a> {
     /// A flat object; `None` when there are none, which is usual.
     headers: Option<Value>,
     bytes: i64,
+    create: Create,
 }
 
 impl<'a> Row<'a> {
-    fn of(message: &'a Message) -> Result<Self, Error> {
+    fn of(message: &'a Message, creating: &Creating) -> Result<Self, Error> {
         check::check(message)?;
         let mut bytes = check::record_bytes(message);
         let mut headers: serde_json::Map<_, _> = message
@@ -96,8 +115,9 @@ impl<'a> Row<'a> {
             .map(|(name, value)| (name.clone(), value.clone().into()))
             .collect();
         let given = message.headers.get(telemetry::TRACEPARENT).cloned();
+        let (create, travels) = creating.begin(message);
         let traceparent = given.or_else(|| {
-            let (traceparent, tracestate) = current_span()?;
+            let (traceparent, tracestate) = travels?;
             if !tracestate.is_empty() && !headers.contains_key(telemetry::TRACESTATE) {
                 bytes += telemetry::TRACESTATE.len() + tracestate.len();
                 headers.insert(telemetry::TRACESTATE.to_owned(), tracestate.into());
@@ -110,6 +130,7 @@ impl<'a> Row<'a> {
             headers: (!headers.is_empty()).then_some(Value::Object(headers)),
             // A payload of more than an i64 does not fit into memory.
             bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            create,
         })
     }
 }
@@ -137,22 +158,4 @@ async fn refusal(tx: &mut PgTransaction<'_>, rows: &[Row<'_>]) -> Result<Error, 
     // Rows were refused, so there are some; a limit may have been raised since, which the next
     // attempt of the caller will find.
     Ok(said.unwrap_or_else(|| Error::Refused("no messages".to_owned())))
-}
-
-/// The W3C form (<https://www.w3.org/TR/trace-context/>) of the span that enqueues: `traceparent`,
-/// and `tracestate` or nothing. `None` where no tracing is set up.
-fn current_span() -> Option<(String, String)> {
-    let context = tracing::Span::current().context();
-    let span = context.span();
-    let span = span.span_context();
-    let traceparent = || {
-        format!(
-            "00-{}-{}-{:02x}",
-            span.trace_id(),
-            span.span_id(),
-            span.trace_flags().to_u8()
-        )
-    };
-    span.is_valid()
-        .then(|| (traceparent(), span.trace_state().header()))
 }

@@ -9,7 +9,6 @@ use crate::{
     broker::{Delivery, Failure, FailureClass},
     crash,
     outgoing::leader::{BACKOFF, Leader, parked::Fault, patiently},
-    telemetry,
 };
 
 impl Leader<'_> {
@@ -29,6 +28,7 @@ impl Leader<'_> {
             let Some(seq) = self.ring.seq_of(token) else {
                 continue;
             };
+            self.sends.refused(token, &failure);
             match failure.class {
                 FailureClass::Topic => {
                     self.alone.take_if(|(alone, _)| *alone == token);
@@ -65,10 +65,10 @@ impl Leader<'_> {
         let (before, mut published) = (self.ring.messages(), 0);
         let moved = self.ring.advance(|created_at| {
             published += 1;
-            let seconds = (now - created_at).num_microseconds().unwrap_or(0).max(0) as f64 / 1e6;
-            metrics::histogram!(telemetry::COMMIT_TO_ACK).record(seconds);
+            self.metrics.acknowledged(created_at, now);
         });
-        metrics::gauge!(telemetry::IN_FLIGHT).set(self.ring.messages() as f64);
+        self.metrics.in_flight(self.ring.messages());
+        self.sends.settle(|token| self.ring.is_past(token));
         let Some(cursor) = moved else { return };
         if let Some((_, seq)) = self.alone.take_if(|(token, _)| self.ring.is_past(*token)) {
             tracing::info!(seq, "a suspect was acknowledged when sent alone");
@@ -77,7 +77,6 @@ impl Leader<'_> {
         self.cursor = cursor;
         self.moved |= self.ring.messages() < before;
         if published > 0 {
-            metrics::counter!(telemetry::PUBLISHED).increment(published);
             self.acknowledged_at = Instant::now();
             self.backoff = BACKOFF.0;
         }
@@ -92,6 +91,7 @@ impl Leader<'_> {
             "a delivery failed, starting a new producer at the cursor"
         );
         self.start_over()?;
+        self.sends.give_up(failure);
         if failure.class == FailureClass::Outage {
             self.resume_at = Instant::now() + self.backoff;
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
@@ -108,7 +108,7 @@ impl Leader<'_> {
     }
 
     pub(super) fn renew_producer(&mut self) -> Result<(), Error> {
-        metrics::counter!(telemetry::PRODUCER_RESETS).increment(1);
+        self.metrics.producer_reset();
         let fresh = self.spares.take(self.broker, &self.config.tuning)?;
         std::mem::replace(&mut self.lane, fresh).abandon();
         self.spares.refill(self.broker, &self.config.tuning)

@@ -4,7 +4,7 @@ use std::{collections::HashSet, future::pending};
 
 use crate::{
     Error,
-    broker::{Delivery, Failure, FailureClass, SendError},
+    broker::{Delivery, Failure, FailureClass, SendError, refusal, refusal_in},
     crash,
     outgoing::{
         lane::Lane,
@@ -13,7 +13,6 @@ use crate::{
         table::Logged,
         wire,
     },
-    telemetry,
 };
 
 /// What the leader knows of what is parked.
@@ -131,7 +130,7 @@ impl Leader<'_> {
         tx.commit().await?;
         crash::point("after_park");
         self.written(written);
-        metrics::counter!(telemetry::PARKED, "class" => "poison").increment(1);
+        self.metrics.parked(1, "poison", refusal(&failure));
         tracing::warn!(
             seq,
             reason = failure.reason,
@@ -205,7 +204,11 @@ impl Leader<'_> {
             if messages == 0 {
                 continue;
             }
-            metrics::counter!(telemetry::PARKED, "class" => class).increment(messages);
+            let reason = match class {
+                "blocked" => "key_blocked",
+                _ => refusal_in(&self.parked.refusal),
+            };
+            self.metrics.parked(messages, class, reason);
             tracing::warn!(messages, class, "parked messages in outbox.parked");
             for withheld in withheld {
                 self.ring.set_aside(withheld.token);
@@ -346,7 +349,7 @@ impl Leader<'_> {
         crash::point("after_unpark");
         self.written(written);
         opened.iter().for_each(|key| self.parked.blocked.open(key));
-        metrics::counter!(telemetry::UNPARKED).increment(seqs.len() as u64);
+        self.metrics.unparked(seqs.len());
         tracing::info!(
             messages = seqs.len(),
             keys_opened = opened.len(),
@@ -379,7 +382,7 @@ impl Leader<'_> {
         if !matches!(tried.queue, Queue::Topic(_)) {
             self.parked.queues.remove(&tried.queue);
         }
-        metrics::counter!(telemetry::PARKED, "class" => "poison").increment(1);
+        self.metrics.parked(1, "poison", refusal_in(reason));
         tracing::warn!(seq = tried.seq, reason, "a parked message was refused");
         Ok(())
     }

@@ -1,15 +1,22 @@
 //! Telemetry: log lines, trace contexts and metrics.
 //!
 //! **What passes here**: what the process says about itself. Log lines go to stderr. Spans get
-//! W3C trace ids, whatever is logged, so that messages can carry a `traceparent`; they are not
-//! exported. Metrics are kept until somebody reads `/metrics`.
+//! W3C trace ids, whatever is logged, so that messages can carry a `traceparent`; where an
+//! endpoint is configured they are exported to it by OTLP (docs/telemetry.md). Log lines are never
+//! part of a span. Metrics are kept until somebody reads `/metrics`.
 //!
 //! **Promised**: [`init`] may be called by every service of a process; the first call decides,
-//! the others get the same [`Telemetry`]. **Not promised**: a service's metrics cannot be told
+//! the others get the same [`Telemetry`]. A collector that is away, slow or refuses costs spans and
+//! a warning now and then, nothing else. Without an endpoint no trace begins here: a span is only
+//! recorded where a caller records its own. **Not promised**: a service's metrics cannot be told
 //! from its neighbour's in the same process.
 //!
 //! **What if**: another library has installed a log or a recorder of its own: that is an error,
 //! because half a telemetry is found out on the worst day.
+
+mod export;
+mod post;
+mod settings;
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
@@ -18,22 +25,30 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogFilter, LogFormat};
 use crate::names;
+use crate::telemetry::export::Exporter;
+use crate::telemetry::settings::Traces;
 
 /// Upper bounds for every `*_seconds` histogram: from a poll of half a millisecond to a saga of minutes.
 const SECONDS: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
     300.0,
+];
+
+/// Upper bounds for every `*_messages` histogram: from a message alone to a full page.
+const MESSAGES: [f64; 12] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0,
 ];
 
 /// How often samples are moved from the hot path's buffers into histograms when nobody scrapes.
@@ -59,9 +74,18 @@ pub enum Error {
     /// Something else has installed a metrics recorder in this process.
     #[error("cannot install the metrics recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    /// The operating system gave no thread.
-    #[error("cannot start the metrics thread: {0}")]
+    /// The operating system gave no thread, or no socket to wait with.
+    #[error("cannot start telemetry's threads: {0}")]
     Thread(#[from] std::io::Error),
+    /// A variable of the environment says something about traces that cannot be followed. Its
+    /// value is not repeated: it may hold a secret.
+    #[error("wrong setting {variable}: {reason}")]
+    Setting {
+        /// The variable's name.
+        variable: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
 }
 
 impl Telemetry {
@@ -71,7 +95,8 @@ impl Telemetry {
         self.metrics.clone()
     }
 
-    /// Hands on what is still buffered. Blocks: call it off the async threads, at the end.
+    /// Hands on what is still buffered. Blocks, for five seconds at most: call it off the async
+    /// threads, at the end.
     pub fn flush(&self) {
         if let Err(error) = self.traces.force_flush() {
             tracing::warn!(%error, "could not flush traces");
@@ -82,10 +107,11 @@ impl Telemetry {
 /// Installs log, traces and metrics for the process; a second call returns what the first
 /// installed and changes nothing.
 ///
-/// `service_name` names the process in traces.
+/// `service_name` names the process in traces, unless `OTEL_SERVICE_NAME` does.
 ///
 /// # Errors
-/// When something other than this function has installed a log or a recorder before.
+/// [`Error::Setting`] when the `OTEL_*` variables cannot be followed; otherwise when something
+/// other than this function has installed a log or a recorder before.
 pub fn init(service_name: &str, format: LogFormat, filter: &LogFilter) -> Result<Telemetry, Error> {
     let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(telemetry) = &*installed {
@@ -104,23 +130,34 @@ fn install_log_and_traces(
     format: LogFormat,
     filter: &LogFilter,
 ) -> Result<SdkTracerProvider, Error> {
-    let traces = SdkTracerProvider::builder()
-        .with_resource(
-            Resource::builder()
-                .with_service_name(service_name.to_owned())
-                .build(),
-        )
-        .build();
+    let settings = Traces::read(service_name, |name| std::env::var(name).ok())?;
+    let exported = settings.target.is_some();
+    let mut traces = SdkTracerProvider::builder()
+        .with_resource(settings.resource)
+        .with_sampler(settings.sampler);
+    if let Some(target) = settings.target {
+        traces = traces.with_batch_exporter(Exporter::new(target)?);
+    }
+    let traces = traces.build();
     let spans = tracing_opentelemetry::layer()
         .with_tracer(traces.tracer(service_name.to_owned()))
         .with_location(false)
         .with_threads(false)
+        .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(LevelFilter::INFO);
+        // Spans alone: a log line may quote what a handler read.
+        .with_filter(
+            FilterFn::new(|metadata| metadata.is_span() && *metadata.level() <= Level::INFO)
+                .with_max_level_hint(LevelFilter::INFO),
+        );
     tracing_subscriber::registry()
         .with(lines(format).with_filter(filter.filter()))
         .with(spans)
         .try_init()?;
+    if exported {
+        // For those who make spans without `tracing`: they find a provider only where it is of use.
+        opentelemetry::global::set_tracer_provider(traces.clone());
+    }
     Ok(traces)
 }
 
@@ -143,6 +180,7 @@ fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
 fn install_metrics() -> Result<PrometheusHandle, Error> {
     let metrics = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_messages".to_owned()), &MESSAGES)?
         .install_recorder()?;
     names::describe();
     let drained = metrics.clone();
