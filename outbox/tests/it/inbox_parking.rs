@@ -362,6 +362,12 @@ async fn a_message_that_two_consumers_cannot_handle_is_parked_once() {
 async fn what_another_consumer_parks_while_it_is_waited_for_blocks_its_key_here_too() {
     let world = world("other_parks").await;
     let sick = world.message("k", 1);
+    // As any consumer does when it starts.
+    sqlx::query("select outbox.consumer_id($1)")
+        .bind(world.reader())
+        .execute(&world.pool)
+        .await
+        .unwrap();
     // A former owner of the partition, in the middle of parking.
     let mut former = world.pool.begin().await.unwrap();
     for sql in [
