@@ -539,8 +539,24 @@ async fn an_unreadable_record_blocks_its_key_and_is_shown_as_it_came() {
     assert!(shown.headers.contains(&id));
     assert_eq!(shown.head, None);
     assert_eq!(show(99_999, true).await, None);
+    // Another consumer's is no head of ours.
+    sqlx::query(
+        "insert into outbox.inbox_parked (id, consumer, message_id, topic, partition, \"offset\", key, headers,
+                                          class, reason, attempts)
+         overriding system value
+         select -1, 'another', message_id, topic, partition, \"offset\", key, headers, class, reason, attempts
+         from outbox.inbox_parked where id = $1",
+    )
+    .bind(waiting[0].id)
+    .execute(&world.pool)
+    .await
+    .unwrap();
     let shown = show(waiting[1].id, false).await.unwrap();
     assert_eq!((shown.head, shown.payload), (Some(waiting[0].id), None));
+    sqlx::query("delete from outbox.inbox_parked where id = -1")
+        .execute(&world.pool)
+        .await
+        .unwrap();
     // Still unreadable when its turn comes.
     world.request(waiting[0].id).await;
     let again = world

@@ -233,10 +233,13 @@ async fn status_tells_who_leads_what_waits_and_what_is_parked() {
         "insert into outbox.parked (seq, message_id, topic, key, kind, created_at, class, reason, parked_at)
          select n, gen_random_uuid(), 't', 'k', 'kind', now(), class, 'r', now() - interval '1 hour'
          from unnest(array[901, 902, 903], array['poison', 'blocked', 'blocked']) as p (n, class);
+         update outbox.parked set parked_at = now() where seq = 902;
          insert into outbox.blocked_key values ('t', 'k');
          insert into outbox.inbox_parked (consumer, message_id, topic, partition, \"offset\", headers, class,
                                           reason, attempts)
-         values ('c', gen_random_uuid(), 't', 0, 0, '[]', 'refused', 'r', 1)",
+         values ('c', gen_random_uuid(), 't', 0, 0, '[]', 'refused', 'r', 1),
+                ('c', gen_random_uuid(), 't', 0, 1, '[]', 'refused', 'r', 1);
+         update outbox.inbox_parked set parked_at = now() - interval '1 hour' where \"offset\" = 0",
     )
     .await;
     let status = operator::status(&world.pool).await.unwrap();
@@ -254,7 +257,9 @@ async fn status_tells_who_leads_what_waits_and_what_is_parked() {
         .collect();
     assert_eq!(parked, [(Class::Blocked, 2), (Class::Poison, 1)]);
     assert!(status.parked[0].oldest_seconds >= 3_600.0);
-    assert_eq!(status.inbox_parked[0].consumer, "c");
+    let inbox = &status.inbox_parked[0];
+    assert_eq!((&*inbox.consumer, inbox.messages), ("c", 2));
+    assert!(inbox.oldest_seconds >= 3_600.0);
     relay.stop().await;
 }
 

@@ -216,6 +216,30 @@ async fn a_key_that_is_discarded_whole_releases_nothing_in_between() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_many_pages_is_discarded_from_its_end() {
+    let World { pool, .. } = &world("parked_discard_pages").await;
+    run(
+        pool,
+        "insert into outbox.parked (seq, message_id, topic, key, kind, created_at, class, reason)
+         select n, gen_random_uuid(), 't', 'k', 'kind', now(), 'blocked', 'r' from generate_series(101, 2100) as n;
+         create function refuse() returns trigger language plpgsql as $$ begin
+             if exists (select from outbox.parked where key = new.key and class = 'blocked') then
+                 raise exception 'released before the last was gone';
+             end if;
+             return new; end $$;
+         create trigger refuse before update on outbox.blocked_key
+             for each row when (new.head is null) execute function refuse()",
+    )
+    .await;
+    let key = Selection {
+        key: Some("k".into()),
+        ..Selection::default()
+    };
+    assert_eq!(discard_all(pool, &key, "ann").await.unwrap(), 2_003);
+    assert_eq!(blocked(pool).await, ["alone"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_parked_while_its_head_is_discarded_is_released_with_the_others() {
     let World { pool, .. } = &world("parked_race_follower").await;
     // The leader holds the key and parks one more.

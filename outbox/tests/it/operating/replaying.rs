@@ -5,7 +5,7 @@ use outbox::{
     operator::replay::{self, From, REPLAYED_FROM, Replay, Selection},
     outgoing::{Config, empty_partition_ahead},
 };
-use sqlx::{Connection, PgPool};
+use sqlx::{Connection, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
 use crate::{
@@ -174,6 +174,36 @@ async fn only_what_is_selected_published_and_not_parked_is_replayed_and_once() {
         ..Selection::default()
     };
     assert_eq!(replay::plan(pool, &kind).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_is_durable_where_others_need_not_be() {
+    let world = World::embedded("replay_durable").await;
+    world.send(&[world.message("k", 1)]).await;
+    publish(&world.pool).await;
+    // What the transaction that copies has set, as a trigger sees it.
+    run(
+        &world.pool,
+        "create table seen (setting text);
+         create function look() returns trigger language plpgsql as $$ begin
+             insert into public.seen values (current_setting('synchronous_commit')); return new; end $$;
+         create trigger look before insert on outbox.log for each row execute function look()",
+    )
+    .await;
+    let options = world.database.options().unwrap();
+    let careless = options.options([("synchronous_commit", "off")]);
+    let careless = PgPoolOptions::new()
+        .max_connections(3)
+        .connect_lazy_with(careless);
+    assert_eq!(
+        replay_all(&careless, Selection::default(), false).await,
+        (1, 1)
+    );
+    let seen: Vec<String> = sqlx::query_scalar("select setting from seen")
+        .fetch_all(&world.pool)
+        .await
+        .unwrap();
+    assert_eq!(seen, ["on"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
