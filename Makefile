@@ -25,9 +25,11 @@ down: ## stop what `make up` started
 	@cargo build --quiet --package testbed
 	@$(TESTBED) down
 
-test: tools ## every test but the trials, on a real Kafka and Postgres started for it
+test: tools ## everything, on a real Kafka and Postgres started for it; of the fault trials the short forms
 	@$(BINARIES)
 	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
+	@# One at a time: each takes a server or a broker of its own, and time is part of what it looks at.
+	TRIALS=short $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 trials::
 
 trials: tools ## the fault trials in their long forms, and a table; TRIALS=short, TRIAL=name, TRIALS_SEED=n
 	@$(BINARIES)

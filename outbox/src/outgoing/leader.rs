@@ -273,6 +273,7 @@ impl<'a> Leader<'a> {
 
     /// Forgets what was read and is on its way; it is read and sent again.
     fn rewind(&mut self) {
+        self.sends.rewind();
         self.ring.clear();
         self.pending.clear();
         self.parked.withheld.clear();

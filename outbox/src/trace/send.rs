@@ -110,9 +110,15 @@ impl Sends {
         }
     }
 
-    /// Everything on its way is given up.
+    /// Everything on its way is given up for this reason; it is said before [`Sends::rewind`].
     pub(crate) fn give_up(&mut self, failure: &Failure) {
         self.end_all(refusal(failure));
+    }
+
+    /// Everything on its way will be sent again, whatever the reason; to be told before the tokens of
+    /// all that are settled by it.
+    pub(crate) fn rewind(&mut self) {
+        self.end_all("sent_again");
     }
 
     fn end_all(&mut self, error: &'static str) {
@@ -166,5 +172,125 @@ impl Batch {
             span.set_status(Status::error(""));
         }
         span.end_with_timestamp(self.ended.unwrap_or_else(SystemTime::now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{Future, ready},
+        sync::{Arc, Mutex},
+    };
+
+    use chrono::Utc;
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::{
+        error::OTelSdkResult,
+        trace::{SdkTracerProvider, SpanData, SpanExporter},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::broker::FailureClass;
+
+    #[derive(Debug, Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Seen {
+        fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
+            self.0.lock().unwrap().extend(batch);
+            ready(Ok(()))
+        }
+    }
+
+    impl Seen {
+        /// Topic, number of links and error of each.
+        fn spans(&self) -> Vec<(String, usize, Option<String>)> {
+            let spans = self.0.lock().unwrap();
+            let error = |span: &SpanData| {
+                let mut attributes = span.attributes.iter();
+                let error = attributes.find(|attribute| attribute.key.as_str() == ERROR_TYPE);
+                error.map(|attribute| attribute.value.to_string())
+            };
+            let seen = |span: &SpanData| (span.name.to_string(), span.links.len(), error(span));
+            spans.iter().map(seen).collect()
+        }
+    }
+
+    fn sends() -> (Sends, Seen) {
+        let seen = Seen::default();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(seen.clone())
+            .build();
+        let tracer = BoxedTracer::new(Box::new(provider.tracer("test")));
+        assert!(makes_spans(&tracer));
+        assert_eq!(seen.spans(), [], "the question leaves nothing behind");
+        let sends = Sends {
+            tracer: Some(tracer),
+            page: 0,
+            batches: Vec::new(),
+        };
+        (sends, seen)
+    }
+
+    fn row(topic: &str, flags: &str) -> Logged {
+        Logged {
+            seq: 1,
+            message_id: Uuid::nil(),
+            topic: topic.to_owned(),
+            key: String::new(),
+            kind: "test.v1".to_owned(),
+            payload: None,
+            traceparent: Some(format!(
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}"
+            )),
+            headers: None,
+            created_at: Utc::now(),
+        }
+    }
+
+    #[test]
+    fn a_page_and_topic_is_a_span_once_all_of_it_is_settled() {
+        let (mut sends, seen) = sends();
+        sends.page();
+        for (token, topic) in ["a", "b", "a"].into_iter().enumerate() {
+            sends.sent(token, &row(topic, "01"));
+        }
+        sends.sent(3, &row("quiet", "00"));
+        sends.settle(|token| token < 4);
+        assert_eq!(seen.spans(), [], "more of the page may come");
+        sends.page();
+        sends.settle(|token| token < 1);
+        let spans = [("send a".into(), 2, None), ("send b".into(), 1, None)];
+        assert_eq!(seen.spans(), spans);
+    }
+
+    #[test]
+    fn what_is_sent_again_has_failed_for_its_reason() {
+        let (mut sends, seen) = sends();
+        sends.page();
+        sends.sent(0, &row("settled", "01"));
+        sends.settle(|token| token < 1);
+        sends.sent(1, &row("a", "01"));
+        sends.rewind();
+        sends.sent(2, &row("b", "01"));
+        let failure = Failure {
+            class: FailureClass::Outage,
+            reason: String::new(),
+        };
+        sends.give_up(&failure);
+        sends.rewind();
+        // Whatever came after the tokens of a former life.
+        sends.settle(|_| true);
+        sends.sent(3, &row("c", "01"));
+        drop(sends);
+        let error = |error: &str| Some(error.to_owned());
+        let spans = [
+            ("send settled".into(), 1, None),
+            ("send a".into(), 1, error("sent_again")),
+            ("send b".into(), 1, error("outage")),
+            ("send c".into(), 1, error("lease_lost")),
+        ];
+        assert_eq!(seen.spans(), spans);
     }
 }

@@ -90,8 +90,8 @@ impl Leader<'_> {
             suspects = self.suspects.len(),
             "a delivery failed, starting a new producer at the cursor"
         );
-        self.start_over()?;
         self.sends.give_up(failure);
+        self.start_over()?;
         if failure.class == FailureClass::Outage {
             self.resume_at = Instant::now() + self.backoff;
             self.backoff = (self.backoff * 2).min(BACKOFF.1);
