@@ -20,7 +20,7 @@ pub struct Config {
     /// By default [`OnPoison::BlockKey`].
     pub on_poison: OnPoison,
     /// Most bytes of records that a partition may have in memory, waiting or being handled; by
-    /// default 8 MiB. One record larger than that is still taken, alone. The client holds up to
+    /// default 32 MiB. One record larger than that is still taken, alone. The client holds up to
     /// 16 MiB more for all partitions together.
     pub lane_bytes: usize,
     /// How long a client may deliver nothing from a partition that has something, before it is
@@ -48,7 +48,7 @@ impl Default for Config {
             backoff: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
             on_poison: OnPoison::default(),
-            lane_bytes: 8 * 1024 * 1024,
+            lane_bytes: 32 << 20,
             stalled_after: Duration::from_secs(120),
             retention: Some(15 * DAY),
             replay_window: 7 * DAY,

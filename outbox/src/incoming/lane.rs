@@ -18,7 +18,9 @@ use crate::{broker::Record, incoming::Config};
 
 /// Batches that fit into a lane. Pausing a partition makes the client forget what it has fetched
 /// of it and fetch it again, so it should be rare: the lane is deep, and refilled when half empty.
-const BATCHES: usize = 8;
+/// (Measured with a handler that does nothing: 27,000 messages/s with 8 batches, 49,000 with 16, 82,000
+/// with 32, and 85,000 without any pause.)
+const BATCHES: usize = 32;
 
 /// The worker's end.
 pub(super) struct Queue {
@@ -217,11 +219,12 @@ mod tests {
     #[tokio::test]
     async fn a_lane_is_full_by_records() {
         let (mut lane, mut queue) = lane(1, usize::MAX / 2);
-        let pushed: Vec<_> = (0..9).map(|_| lane.push(record(0))).collect();
-        assert!(pushed[..8].iter().all(|pushed| *pushed == Pushed::Queued));
-        assert_eq!(pushed[8], Pushed::Full);
-        queue.take(4).await;
-        assert!(!lane.drain(), "one of four free places was used");
+        let pushed: Vec<_> = (0..=BATCHES).map(|_| lane.push(record(0))).collect();
+        let (last, rest) = pushed.split_last().unwrap();
+        assert!(rest.iter().all(|pushed| *pushed == Pushed::Queued));
+        assert_eq!(*last, Pushed::Full);
+        queue.take(BATCHES / 2).await;
+        assert!(!lane.drain(), "one of the free places was used");
         queue.take(1).await;
         assert!(lane.drain());
     }
