@@ -197,6 +197,7 @@ impl Coordinator {
                     attempt: command.attempt,
                     reply_topic: self.inner.reply_topic.clone(),
                     expires_at: now + COMMAND_EXPIRY,
+                    probe: false,
                 };
                 headers.message(&command.topic, command.kind, command.payload)
             })

@@ -30,6 +30,9 @@ pub const OP_KEY: &str = "saga-op-key";
 pub const REPLY_TOPIC: &str = "saga-reply-topic";
 /// After this moment (RFC 3339) an action must not be begun; commands only.
 pub const EXPIRES_AT: &str = "saga-expires-at";
+/// `true` on a command that does not ask for the action but what became of it; see
+/// [`Command::probe`].
+pub const PROBE: &str = "saga-probe";
 /// What came of it; replies only.
 pub const OUTCOME: &str = "saga-outcome";
 
@@ -111,6 +114,9 @@ pub struct Command {
     pub reply_topic: String,
     /// After this moment an action must not be begun.
     pub expires_at: DateTime<Utc>,
+    /// Not "do it" but "what became of it?": answered with the reply the action got, or with
+    /// `tombstoned` if it never came, and then it never will take effect. Never carried out.
+    pub probe: bool,
 }
 
 impl Command {
@@ -128,6 +134,10 @@ impl Command {
             attempt: parsed(message, ATTEMPT)?,
             reply_topic: required(message, REPLY_TOPIC)?.to_owned(),
             expires_at: parsed(message, EXPIRES_AT)?,
+            probe: match message.header(PROBE) {
+                Some(_) => parsed(message, PROBE)?,
+                None => false,
+            },
         })
     }
 
@@ -137,11 +147,15 @@ impl Command {
         let expires_at = self.expires_at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut message = Message::raw(topic, self.operation.saga_id, kind, payload);
         message.headers = operation_headers(&self.operation, self.op_key);
-        message
+        let message = message
             .with_header(DEFINITION, &self.definition)
             .with_header(ATTEMPT, self.attempt.to_string())
             .with_header(REPLY_TOPIC, &self.reply_topic)
-            .with_header(EXPIRES_AT, expires_at)
+            .with_header(EXPIRES_AT, expires_at);
+        match self.probe {
+            true => message.with_header(PROBE, "true"),
+            false => message,
+        }
     }
 
     /// The message that answers this command.

@@ -164,6 +164,7 @@ impl Order {
             attempt: 1,
             reply_topic: topic::ORDER_REPLIES.to_owned(),
             expires_at: Utc::now() + TimeDelta::hours(1),
+            probe: false,
         };
         let payload = serde_json::to_vec(payload).expect("JSON");
         let sent = command.message(topic::PAYMENT_COMMANDS, P::KIND, payload);

@@ -286,6 +286,7 @@ pub(crate) fn command_until(
         attempt: 1,
         reply_topic: REPLIES.to_owned(),
         expires_at,
+        probe: false,
     };
     let mood = mood.to_owned();
     let (kind, payload) = match operation.phase {
