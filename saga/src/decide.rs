@@ -1,12 +1,20 @@
 //! The decisions: from where a saga stands and what happened, to what is recorded and done.
 //!
-//! What passes here: every start, every reply, every timer. Pure: no clock, no SQL, no async; the
-//! same arguments give the same decision, down to the jitter. Promised: only an awaited operation
-//! moves a saga; a terminal one absorbs everything; compensations run in reverse, for each step
-//! that took effect or may have, and for no other. Not promised: that anything decided is done;
-//! that is the coordinator's transaction. If we die here, nothing happened.
+//! What passes here: every start, every reply, every timer, every lock, every person's wish. Pure:
+//! no clock, no SQL, no async; the same arguments give the same decision, down to the jitter.
+//! Promised: only an awaited operation moves a saga; a terminal one absorbs everything;
+//! compensations run in reverse, for each step that took effect or may have, and for no other. Not
+//! promised: that anything decided is done; that is the coordinator's transaction. If we die here,
+//! nothing happened.
+//!
+//! Each decision has two halves. First what happened is recorded: [`turn`] for replies and timers,
+//! [`intervene`] for people. Then [`advance`] looks at where the saga stands now and says what
+//! comes next; so nothing needs to know where it came from.
 
+mod advance;
 mod ignored;
+mod intervene;
+mod migrate;
 mod turn;
 
 use std::time::Duration;
@@ -19,9 +27,13 @@ use crate::{
     decide::turn::Turn,
     definition::Plan,
     event::{Event, Input, Timer},
-    instance::{Instance, Status},
+    instance::{Instance, Status, StepStatus},
+    locks::Claim,
     operation::{Operation, Phase},
 };
+
+pub use intervene::{Allowed, allowed};
+pub use migrate::migrate;
 
 /// What to record and what to do, in one transaction.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -37,8 +49,8 @@ pub struct Decision {
 pub enum Effect {
     /// Enqueue a command.
     Send(Command),
-    /// Fire the timer of this step and phase, for this round and attempt, after a while; it takes
-    /// the place of the one it had.
+    /// Fire this timer after a while; it takes the place of the one its step and phase, or the
+    /// saga, had.
     SetTimer {
         /// What it will stand for.
         timer: Timer,
@@ -52,7 +64,22 @@ pub enum Effect {
         /// Forwards or back.
         phase: Phase,
     },
-    /// The saga ended: run the definition's hook.
+    /// Ask for units of resources. What comes of each is an [`Input::Lock`] later; of those that
+    /// are to be waited for nothing comes now.
+    Acquire(Vec<Claim>),
+    /// A step was settled: run the definition's hook.
+    StepSettled {
+        /// Which.
+        step: String,
+        /// What became of it.
+        status: StepStatus,
+    },
+    /// The saga came to wait for a person: run the definition's hook.
+    Parked {
+        /// Why.
+        reason: String,
+    },
+    /// The saga ended: run the definition's hook, clear its timers, give its resources back.
     Ended(Status),
 }
 
@@ -69,9 +96,11 @@ pub struct Command {
     pub kind: &'static str,
     /// The payload.
     pub payload: Vec<u8>,
+    /// Not "do it" but "what became of it?".
+    pub probe: bool,
 }
 
-/// Begins a saga: records its start and sends its first command.
+/// Begins a saga: records its start and sends its first commands, or asks for its resources.
 ///
 /// # Errors
 ///
@@ -82,6 +111,10 @@ pub fn start(
     business_key: &str,
     data: &Value,
 ) -> Result<(Instance, Decision), Error> {
+    let unreadable = |reason| plan.unreadable(reason);
+    let tags = plan.tags.as_ref().map(|tags| tags(data)).transpose();
+    let claims = plan.locks.iter().map(|claim| claim(data));
+    let claims: Vec<Claim> = claims.collect::<Result<_, _>>().map_err(unreadable)?;
     let started = Event::Started {
         definition: plan.name.clone(),
         version: plan.version,
@@ -89,6 +122,7 @@ pub fn start(
         business_key: business_key.to_owned(),
         steps: plan.steps.iter().map(|step| step.name.clone()).collect(),
         data: data.clone(),
+        tags: tags.map_err(unreadable)?.unwrap_or_default(),
     };
     let instance = Instance::started(id, &started);
     let mut turn = Turn {
@@ -99,11 +133,12 @@ pub fn start(
             effects: Vec::new(),
         },
     };
-    let first = plan.steps.first().ok_or_else(|| Error::Definition {
-        definition: plan.name.clone(),
-        reason: "it has no steps".to_owned(),
-    })?;
-    turn.send(first, Phase::Action, 1, 1)?;
+    if let Some(after) = plan.deadline {
+        let timer = Timer::Deadline;
+        turn.effect(Effect::SetTimer { timer, after });
+    }
+    turn.ask_for(claims);
+    turn.advance()?;
     Ok((turn.now, turn.decision))
 }
 
@@ -111,19 +146,30 @@ pub fn start(
 ///
 /// # Errors
 ///
-/// [`Error::Reply`] when the awaited reply cannot be read, [`Error::Data`] when the saga's data
-/// cannot. Nothing is decided then.
+/// [`Error::Data`] when the saga's data cannot be read, [`Error::NotAllowed`] for an intervention
+/// that the saga's state does not allow. Nothing is decided then.
 pub fn decide(plan: &Plan, instance: &Instance, input: &Input) -> Result<Decision, Error> {
+    step(plan, instance.clone(), input).map(|(_, decision)| decision)
+}
+
+/// The same, with the state that follows.
+pub(crate) fn step(
+    plan: &Plan,
+    instance: Instance,
+    input: &Input,
+) -> Result<(Instance, Decision), Error> {
     let mut turn = Turn {
         plan,
-        now: instance.clone(),
+        now: instance,
         decision: Decision::default(),
     };
     match input {
         Input::Reply(reply) => turn.reply(reply)?,
         Input::Timer(timer) => turn.timer(timer)?,
+        Input::Lock(answer) => turn.lock(answer)?,
+        Input::Intervention(intervention) => turn.intervene(intervention)?,
     }
-    Ok(turn.decision)
+    Ok((turn.now, turn.decision))
 }
 
 #[cfg(test)]

@@ -80,6 +80,15 @@ pub enum Error {
     /// `start` was given the id of a saga that exists under another business key.
     #[error("the saga {0} exists already under another business key")]
     IdTaken(Uuid),
+    /// A person wants what this saga's state does not allow. Met by interventions; nothing was
+    /// changed.
+    #[error("{operation} is not possible: {reason}")]
+    NotAllowed {
+        /// What was wanted.
+        operation: crate::intervention::OperationName,
+        /// Why not, for a person.
+        reason: String,
+    },
     /// Somebody else took this saga's turn. Met only when a lock was lost; trying again heals it.
     #[error("the saga {0} has moved on meanwhile")]
     Conflict(Uuid),

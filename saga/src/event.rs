@@ -1,10 +1,15 @@
 //! What goes into a decision ([`Input`]) and what comes out for ever ([`Event`]).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
+    intervention::{Intervention, OperationName},
+    locks::Claim,
     operation::{Operation, Phase},
     wire::{Outcome, Refusal},
     words::words,
@@ -17,6 +22,20 @@ pub enum Input {
     Reply(Reply),
     /// A timer fired.
     Timer(Timer),
+    /// A claim on a resource was settled.
+    Lock(LockAnswer),
+    /// A person wants something. [`What::Migrate`](crate::intervention::What::Migrate) goes to
+    /// [`migrate`](crate::decide::migrate) instead, which needs both versions.
+    Intervention(Intervention),
+}
+
+/// What came of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockAnswer {
+    /// The resource.
+    pub resource: String,
+    /// Whether the saga has it now; if not, it asked for more than there is.
+    pub granted: bool,
 }
 
 /// A participant's answer.
@@ -60,11 +79,42 @@ impl Answer {
             Self::Tombstoned => Outcome::Tombstoned,
         }
     }
+
+    /// Tells two answers apart without keeping them: 16 hexadecimal digits of a sha256.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.outcome().as_str());
+        match self {
+            Self::Succeeded { kind, payload } => {
+                hasher.update((kind.len() as u64).to_be_bytes());
+                hasher.update(kind);
+                hasher.update(payload);
+            }
+            Self::Failed(refusal) => {
+                hasher.update((refusal.code.len() as u64).to_be_bytes());
+                hasher.update(&refusal.code);
+                hasher.update(&refusal.message);
+            }
+            Self::Compensated | Self::NullCompensated | Self::Tombstoned => {}
+        }
+        let digest = hasher.finalize();
+        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A moment somebody set a timer for. It counts only if the saga still waits for exactly this.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timer {
+pub enum Timer {
+    /// An answer is overdue, or it is time to ask again.
+    Attempt(Attempt),
+    /// The saga's own time is up.
+    Deadline,
+}
+
+/// One sending of an operation, under way or to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
     /// The step.
     pub step: String,
     /// Forwards or back.
@@ -82,13 +132,30 @@ words! {
         Duplicate = "duplicate",
         /// The saga has left this operation behind: an earlier round, or a step being undone.
         Stale = "stale",
-        /// The saga has ended.
-        AfterTerminal = "after_terminal",
         /// Nothing of the kind was ever asked.
         Unexpected = "unexpected",
-        /// An action took effect after its compensation had found nothing to undo. A participant
-        /// broke the barrier's promise, and a person must look.
-        Anomaly = "anomaly",
+        /// It cannot be read, and its saga is parked for that already.
+        Unreadable = "unreadable",
+        /// The saga has ended without this answer. An anomaly: what it tells of was neither counted
+        /// nor undone.
+        AfterTerminal = "after_terminal",
+        /// An action took effect after its compensation had found nothing to undo. An anomaly: a
+        /// participant broke the barrier's promise.
+        LateSuccess = "late_success",
+        /// Another answer to the same operation than the first one. An anomaly: a participant
+        /// answered anew what it should have repeated.
+        Contradiction = "contradiction",
+    }
+}
+
+impl IgnoredBecause {
+    /// Whether a person should look at it.
+    #[must_use]
+    pub fn is_anomaly(self) -> bool {
+        matches!(
+            self,
+            Self::AfterTerminal | Self::LateSuccess | Self::Contradiction
+        )
     }
 }
 
@@ -110,6 +177,26 @@ pub enum Event {
         steps: Vec<String>,
         /// What it was started with.
         data: Value,
+        /// Names and values to find it by.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        tags: BTreeMap<String, String>,
+    },
+    /// It asked for units of a resource, and sends nothing until it has them.
+    LockRequested(Claim),
+    /// It has them.
+    LockGranted {
+        /// Of which resource.
+        resource: String,
+    },
+    /// It asked for more than there is.
+    LockRefused {
+        /// Of which resource.
+        resource: String,
+    },
+    /// A step was left out: its condition does not hold.
+    StepSkipped {
+        /// The step.
+        step: String,
     },
     /// A command was enqueued, in the same transaction as this event.
     CommandSent {
@@ -120,6 +207,17 @@ pub enum Event {
         /// The round.
         round: i32,
         /// Which sending of the same operation.
+        attempt: i32,
+        /// The operation's correlation key.
+        op_key: Uuid,
+    },
+    /// The participant was asked what became of an action that nobody answered for.
+    ProbeSent {
+        /// The step.
+        step: String,
+        /// The round.
+        round: i32,
+        /// Counted on from the attempts.
         attempt: i32,
         /// The operation's correlation key.
         op_key: Uuid,
@@ -154,6 +252,9 @@ pub enum Event {
         round: i32,
         /// The saga's data with the reply folded in.
         data: Value,
+        /// [`Answer::digest`]; none when a person said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
     /// The action was refused and nothing of it remains.
     ActionFailed {
@@ -163,8 +264,11 @@ pub enum Event {
         round: i32,
         /// Why.
         refusal: Refusal,
+        /// [`Answer::digest`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
-    /// The attempts are spent and nobody knows what became of the action.
+    /// The attempts are spent, or the saga turned back meanwhile, and nobody knows what became of the action.
     ActionUnknown {
         /// The step.
         step: String,
@@ -197,19 +301,67 @@ pub enum Event {
         /// The round.
         round: i32,
     },
+    /// A person said that a step needs no undoing any more.
+    CompensationSkipped {
+        /// The step.
+        step: String,
+        /// The round.
+        round: i32,
+    },
     /// The saga cannot go on without a person.
     Parked {
+        /// Because of which step.
+        step: String,
         /// Why, for a person.
         reason: String,
         /// Whether the answer, should it still come, lets it go on.
         awaits_reply: bool,
     },
-    /// The awaited answer came after all.
+    /// What it was parked for is settled: the awaited answer came after all, or a person helped.
     Resumed,
+    /// A person intervened; what follows from it is in the events after this one.
+    Intervened {
+        /// How.
+        operation: OperationName,
+        /// On which step, where one was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        /// Who.
+        actor: String,
+        /// Why.
+        reason: String,
+    },
+    /// It goes on under another version of its definition.
+    Migrated {
+        /// The version it was on.
+        from: i32,
+        /// The version it is on now.
+        to: i32,
+        /// That version's hash.
+        hash: String,
+        /// That version's steps, in order.
+        steps: Vec<String>,
+        /// The data as that version has it.
+        data: Value,
+    },
+    /// The saga's own time is up.
+    DeadlinePassed,
     /// Every step took effect.
     Completed,
     /// Everything that took effect was undone.
     Compensated,
+    /// A person gave it up.
+    Abandoned,
+    /// A reply counted although it cannot be true: its compensation found nothing to undo of an
+    /// action that had said it took effect.
+    AnomalyFound {
+        /// The step.
+        step: String,
+        /// The round.
+        round: i32,
+        /// What the compensation said.
+        outcome: Outcome,
+    },
     /// A reply changed nothing.
     Ignored {
         /// Why.
@@ -231,7 +383,12 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Started { .. } => "started",
+            Self::LockRequested(_) => "lock_requested",
+            Self::LockGranted { .. } => "lock_granted",
+            Self::LockRefused { .. } => "lock_refused",
+            Self::StepSkipped { .. } => "step_skipped",
             Self::CommandSent { .. } => "command_sent",
+            Self::ProbeSent { .. } => "probe_sent",
             Self::AttemptTimedOut { .. } => "attempt_timed_out",
             Self::RetryPlanned { .. } => "retry_planned",
             Self::ActionSucceeded { .. } => "action_succeeded",
@@ -241,10 +398,16 @@ impl Event {
             Self::CompensationStarted { .. } => "compensation_started",
             Self::StepCompensated { .. } => "step_compensated",
             Self::StepNullCompensated { .. } => "step_null_compensated",
+            Self::CompensationSkipped { .. } => "compensation_skipped",
             Self::Parked { .. } => "parked",
             Self::Resumed => "resumed",
+            Self::Intervened { .. } => "intervened",
+            Self::Migrated { .. } => "migrated",
+            Self::DeadlinePassed => "deadline_passed",
             Self::Completed => "completed",
             Self::Compensated => "compensated",
+            Self::Abandoned => "abandoned",
+            Self::AnomalyFound { .. } => "anomaly_found",
             Self::Ignored { .. } => "ignored",
         }
     }

@@ -1,11 +1,14 @@
 //! Where a saga stands: the fold of its history.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
     event::Event,
+    intervention::OperationName,
     operation::{Operation, Phase},
     words::words,
 };
@@ -41,6 +44,8 @@ words! {
     pub enum StepStatus {
         /// Never sent: it had no effect and needs no compensation.
         Pending = "pending",
+        /// Left out: its condition did not hold.
+        Skipped = "skipped",
         /// Its command is under way.
         Running = "running",
         /// It took effect.
@@ -55,6 +60,19 @@ words! {
         Compensated = "compensated",
         /// There was nothing to undo.
         NullCompensated = "null_compensated",
+        /// A person said that it needs no undoing.
+        CompensationSkipped = "compensation_skipped",
+    }
+}
+
+impl StepStatus {
+    /// Whether it took effect or may have, and was not undone.
+    #[must_use]
+    pub fn may_have_effect(self) -> bool {
+        matches!(
+            self,
+            Self::Running | Self::Succeeded | Self::Unknown | Self::Compensating
+        )
     }
 }
 
@@ -67,6 +85,10 @@ words! {
         Backoff = "backoff",
         /// The moment to begin a new round; the former one is settled.
         Round = "round",
+        /// The answer to the question what became of it.
+        Probe = "probe",
+        /// Units of a resource that others hold.
+        Lock = "lock",
         /// Parked: an answer that comes after all, or a person.
         LateReply = "late_reply",
         /// Parked: a person.
@@ -77,7 +99,16 @@ words! {
 impl WaitingFor {
     /// Whether an answer to the awaited operation counts.
     fn counts_replies(self) -> bool {
-        matches!(self, Self::Reply | Self::Backoff | Self::LateReply)
+        matches!(
+            self,
+            Self::Reply | Self::Backoff | Self::Probe | Self::LateReply
+        )
+    }
+
+    /// Whether nothing but a person, or an answer nobody counts on any more, helps.
+    #[must_use]
+    pub fn is_stuck(self) -> bool {
+        matches!(self, Self::LateReply | Self::Person)
     }
 }
 
@@ -87,7 +118,7 @@ pub struct Waiting {
     /// For what.
     #[serde(rename = "for")]
     pub what: WaitingFor,
-    /// Of which step.
+    /// Of which step; for a lock, the resource; empty for a paused saga that would send something.
     pub step: String,
     /// Forwards or back.
     pub phase: Phase,
@@ -106,8 +137,56 @@ pub struct StepState {
     pub status: StepStatus,
     /// The last round that was sent; 0 if none was.
     pub round: i32,
-    /// The last attempt of it, in the phase it is in.
+    /// The last attempt of it, in the phase it is in; while it waits to go on, the one to come.
     pub attempt: i32,
+    /// What it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<WaitingFor>,
+    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+impl StepState {
+    fn pending(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            status: StepStatus::Pending,
+            round: 0,
+            attempt: 0,
+            waiting: None,
+            answer: None,
+        }
+    }
+
+    /// Which of its operations it is at.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.status {
+            StepStatus::Compensating => Phase::Compensation,
+            _ => Phase::Action,
+        }
+    }
+
+    /// The round that it waits for or is in: one more than the last while the next is planned.
+    #[must_use]
+    pub fn awaited_round(&self) -> i32 {
+        match self.waiting {
+            Some(WaitingFor::Round) => self.round + 1,
+            _ => self.round,
+        }
+    }
+}
+
+/// Units of a resource that a saga holds or waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockState {
+    /// The resource.
+    pub resource: String,
+    /// How much of it.
+    pub units: i64,
+    /// Whether it has them.
+    pub held: bool,
 }
 
 /// One saga.
@@ -123,8 +202,17 @@ pub struct Instance {
     pub hash: String,
     /// What it is about: unique in its definition.
     pub business_key: String,
+    /// Names and values to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// Where it stands.
     pub status: Status,
+    /// Whether a person wants it to send nothing.
+    #[serde(default)]
+    pub paused: bool,
+    /// Whether its deadline has passed.
+    #[serde(default)]
+    pub late: bool,
     /// Why it turned back, for a person.
     pub reason: Option<String>,
     /// Why it is parked, for a person.
@@ -133,8 +221,9 @@ pub struct Instance {
     pub data: Value,
     /// Where each step stands, in the definition's order.
     pub steps: Vec<StepState>,
-    /// What it waits for; none once it has ended.
-    pub waiting: Option<Waiting>,
+    /// The resources it holds or waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<LockState>,
     /// The number of events folded in.
     pub seq: i64,
 }
@@ -163,15 +252,10 @@ impl Instance {
             business_key,
             steps,
             data,
+            tags,
         } = event
         else {
             return None;
-        };
-        let pending = |name: &String| StepState {
-            name: name.clone(),
-            status: StepStatus::Pending,
-            round: 0,
-            attempt: 0,
         };
         Some(Self {
             id,
@@ -179,12 +263,15 @@ impl Instance {
             version: *version,
             hash: hash.clone(),
             business_key: business_key.clone(),
+            tags: tags.clone(),
             status: Status::Running,
+            paused: false,
+            late: false,
             reason: None,
             parked_reason: None,
             data: data.clone(),
-            steps: steps.iter().map(pending).collect(),
-            waiting: None,
+            steps: steps.iter().map(|name| StepState::pending(name)).collect(),
+            locks: Vec::new(),
             seq: 1,
         })
     }
@@ -193,7 +280,21 @@ impl Instance {
     pub fn apply(&mut self, event: &Event) {
         self.seq += 1;
         match event {
-            Event::Started { .. } | Event::AttemptTimedOut { .. } | Event::Ignored { .. } => {}
+            Event::Started { .. }
+            | Event::AttemptTimedOut { .. }
+            | Event::Ignored { .. }
+            | Event::AnomalyFound { .. }
+            | Event::LockRefused { .. } => {}
+            Event::LockRequested(claim) => self.locks.push(LockState {
+                resource: claim.resource.clone(),
+                units: claim.units,
+                held: false,
+            }),
+            Event::LockGranted { resource } => {
+                let lock = self.locks.iter_mut().find(|l| l.resource == *resource);
+                lock.into_iter().for_each(|lock| lock.held = true);
+            }
+            Event::StepSkipped { step } => self.settle(step, StepStatus::Skipped, None),
             Event::CommandSent {
                 step,
                 phase,
@@ -205,65 +306,97 @@ impl Instance {
                     Phase::Action => StepStatus::Running,
                     Phase::Compensation => StepStatus::Compensating,
                 };
-                self.set_step(step, status, *round, Some(*attempt));
-                self.wait(WaitingFor::Reply, step, *phase, *round, *attempt);
+                self.on_step(step, |step| {
+                    if step.round != *round {
+                        step.answer = None;
+                    }
+                    step.status = status;
+                    step.round = *round;
+                    step.attempt = *attempt;
+                    step.waiting = Some(WaitingFor::Reply);
+                });
             }
-            Event::RetryPlanned {
-                step,
-                phase,
-                round,
-                attempt,
-            } => self.wait(WaitingFor::Backoff, step, *phase, *round, *attempt),
-            Event::RoundPlanned { step, round } => {
-                self.wait(WaitingFor::Round, step, Phase::Action, *round, 1);
-            }
-            Event::ActionSucceeded { step, round, data } => {
-                self.set_step(step, StepStatus::Succeeded, *round, None);
+            Event::ProbeSent { step, attempt, .. } => self.on_step(step, |step| {
+                step.attempt = *attempt;
+                step.waiting = Some(WaitingFor::Probe);
+            }),
+            Event::RetryPlanned { step, attempt, .. } => self.on_step(step, |step| {
+                step.attempt = *attempt;
+                step.waiting = Some(WaitingFor::Backoff);
+            }),
+            Event::RoundPlanned { step, .. } => self.on_step(step, |step| {
+                step.attempt = 1;
+                step.waiting = Some(WaitingFor::Round);
+            }),
+            Event::ActionSucceeded {
+                step, data, answer, ..
+            } => {
+                self.settle(step, StepStatus::Succeeded, answer.clone());
                 self.data.clone_from(data);
-                self.waiting = None;
             }
-            Event::ActionFailed { step, round, .. } => {
-                self.set_step(step, StepStatus::Failed, *round, None);
+            Event::ActionFailed { step, answer, .. } => {
+                self.settle(step, StepStatus::Failed, answer.clone());
             }
-            Event::ActionUnknown { step, round } => {
-                self.set_step(step, StepStatus::Unknown, *round, None);
-            }
+            Event::ActionUnknown { step, .. } => self.settle(step, StepStatus::Unknown, None),
             Event::CompensationStarted { reason } => {
                 self.status = Status::Compensating;
                 self.reason = Some(reason.clone());
-                self.waiting = None;
+                // What it holds stays held to the end; what it waits for it needs no more.
+                self.locks.retain(|lock| lock.held);
             }
-            Event::StepCompensated { step, round } => {
-                self.set_step(step, StepStatus::Compensated, *round, None);
-                self.waiting = None;
+            Event::StepCompensated { step, .. } => self.undo(step, StepStatus::Compensated),
+            Event::StepNullCompensated { step, .. } => {
+                self.undo(step, StepStatus::NullCompensated);
             }
-            Event::StepNullCompensated { step, round } => {
-                self.set_step(step, StepStatus::NullCompensated, *round, None);
-                self.waiting = None;
+            Event::CompensationSkipped { step, .. } => {
+                self.undo(step, StepStatus::CompensationSkipped);
             }
             Event::Parked {
+                step,
                 reason,
                 awaits_reply,
             } => {
                 self.status = Status::Parked;
                 self.parked_reason = Some(reason.clone());
-                if let Some(waiting) = &mut self.waiting {
-                    waiting.what = if *awaits_reply {
-                        WaitingFor::LateReply
-                    } else {
-                        WaitingFor::Person
-                    };
-                }
+                let what = match awaits_reply {
+                    true => WaitingFor::LateReply,
+                    false => WaitingFor::Person,
+                };
+                self.on_step(step, |step| step.waiting = Some(what));
             }
             Event::Resumed => {
-                self.status = match self.waiting.as_ref().map(|waiting| waiting.phase) {
-                    Some(Phase::Compensation) => Status::Compensating,
-                    _ => Status::Running,
+                self.status = match self.reason {
+                    Some(_) => Status::Compensating,
+                    None => Status::Running,
                 };
                 self.parked_reason = None;
             }
+            Event::Intervened { operation, .. } => match operation {
+                OperationName::Pause => self.paused = true,
+                OperationName::Resume => self.paused = false,
+                _ => {}
+            },
+            Event::Migrated {
+                to,
+                hash,
+                steps,
+                data,
+                ..
+            } => {
+                let mut known = std::mem::take(&mut self.steps);
+                let state = |name: &String| {
+                    let place = known.iter().position(|step| step.name == *name);
+                    place.map_or_else(|| StepState::pending(name), |at| known.swap_remove(at))
+                };
+                self.steps = steps.iter().map(state).collect();
+                self.version = *to;
+                self.hash.clone_from(hash);
+                self.data.clone_from(data);
+            }
+            Event::DeadlinePassed => self.late = true,
             Event::Completed => self.end(Status::Completed),
             Event::Compensated => self.end(Status::Compensated),
+            Event::Abandoned => self.end(Status::Abandoned),
         }
     }
 
@@ -288,35 +421,85 @@ impl Instance {
     #[must_use]
     pub fn awaits(&self, operation: &Operation) -> bool {
         self.id == operation.saga_id
-            && self.waiting.as_ref().is_some_and(|waiting| {
-                waiting.what.counts_replies()
-                    && waiting.step == operation.step
-                    && waiting.phase == operation.phase
-                    && waiting.round == operation.round
+            && self.step(&operation.step).is_some_and(|step| {
+                step.waiting.is_some_and(WaitingFor::counts_replies)
+                    && step.phase() == operation.phase
+                    && step.round == operation.round
             })
     }
 
-    fn set_step(&mut self, name: &str, status: StepStatus, round: i32, attempt: Option<i32>) {
-        if let Some(step) = self.steps.iter_mut().find(|step| step.name == name) {
-            step.status = status;
-            step.round = round;
-            step.attempt = attempt.unwrap_or(step.attempt);
+    /// What it waits for, in one line: what keeps it parked before what is under way. None once it
+    /// has ended.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Waiting> {
+        if self.status.is_terminal() {
+            return None;
         }
+        let stuck = self.steps.iter().find(|step| is_stuck(step));
+        let lock = self.locks.iter().find(|lock| !lock.held);
+        let waiting = self.steps.iter().find(|step| step.waiting.is_some());
+        Some(match (stuck, lock, waiting) {
+            (Some(step), _, _) | (None, None, Some(step)) => Waiting {
+                what: step.waiting.unwrap_or(WaitingFor::Person),
+                step: step.name.clone(),
+                phase: step.phase(),
+                round: step.awaited_round(),
+                attempt: step.attempt,
+            },
+            (None, Some(lock), _) => Waiting {
+                what: WaitingFor::Lock,
+                step: lock.resource.clone(),
+                phase: Phase::Action,
+                round: 0,
+                attempt: 0,
+            },
+            // Paused before it could send anything.
+            (None, None, None) => Waiting {
+                what: WaitingFor::Person,
+                step: String::new(),
+                phase: Phase::Action,
+                round: 0,
+                attempt: 0,
+            },
+        })
     }
 
-    fn wait(&mut self, what: WaitingFor, step: &str, phase: Phase, round: i32, attempt: i32) {
-        self.waiting = Some(Waiting {
-            what,
-            step: step.to_owned(),
-            phase,
-            round,
-            attempt,
+    /// Whether some step keeps it parked.
+    pub(crate) fn has_stuck_step(&self) -> bool {
+        self.steps.iter().any(is_stuck)
+    }
+
+    fn on_step(&mut self, name: &str, change: impl FnOnce(&mut StepState)) {
+        let step = self.steps.iter_mut().find(|step| step.name == name);
+        step.into_iter().for_each(change);
+    }
+
+    /// An action has come to something.
+    fn settle(&mut self, name: &str, status: StepStatus, answer: Option<String>) {
+        self.on_step(name, |step| {
+            step.status = status;
+            step.waiting = None;
+            step.answer = answer;
+        });
+    }
+
+    /// A compensation has come to something; what its action was answered stays known.
+    fn undo(&mut self, name: &str, status: StepStatus) {
+        self.on_step(name, |step| {
+            step.status = status;
+            step.waiting = None;
         });
     }
 
     fn end(&mut self, status: Status) {
         self.status = status;
-        self.waiting = None;
         self.parked_reason = None;
+        self.paused = false;
+        self.locks.clear();
+        self.steps.iter_mut().for_each(|step| step.waiting = None);
     }
+}
+
+fn is_stuck(step: &StepState) -> bool {
+    step.waiting.is_some_and(WaitingFor::is_stuck)
 }

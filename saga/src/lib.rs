@@ -17,10 +17,13 @@ mod words;
 pub mod operation;
 pub mod wire;
 
+pub mod locks;
+
 pub mod definition;
 pub mod instance;
 
 pub mod event;
+pub mod intervention;
 
 pub mod decide;
 mod table;

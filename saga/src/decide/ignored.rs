@@ -2,7 +2,7 @@
 
 use crate::{
     event::{Answer, IgnoredBecause, Reply},
-    instance::{Instance, StepStatus},
+    instance::{Instance, StepState, StepStatus},
     operation::Phase,
 };
 
@@ -17,34 +17,70 @@ pub(crate) fn fits(phase: Phase, answer: &Answer) -> bool {
 
 /// Which of the reasons it is, for a reply that does not count.
 pub(crate) fn why(now: &Instance, reply: &Reply) -> IgnoredBecause {
+    let because = of_step(now, reply);
+    match because {
+        // It would have counted, or nobody asked: either way somebody did something that nobody
+        // will look after any more.
+        IgnoredBecause::Unexpected if now.status.is_terminal() => IgnoredBecause::AfterTerminal,
+        because => because,
+    }
+}
+
+fn of_step(now: &Instance, reply: &Reply) -> IgnoredBecause {
     let Reply { operation, answer } = reply;
     let step = now.step(&operation.step);
     let asked = step.is_some_and(|step| (1..=step.round).contains(&operation.round));
     let Some(step) = step.filter(|_| asked && operation.saga_id == now.id) else {
-        return match now.status.is_terminal() {
-            true => IgnoredBecause::AfterTerminal,
-            false => IgnoredBecause::Unexpected,
-        };
+        return IgnoredBecause::Unexpected;
     };
-    let took_effect =
-        operation.phase == Phase::Action && matches!(answer, Answer::Succeeded { .. });
-    let last_round = operation.round == step.round;
-    if took_effect && last_round && step.status == StepStatus::NullCompensated {
-        return IgnoredBecause::Anomaly;
-    }
-    if now.status.is_terminal() {
-        return IgnoredBecause::AfterTerminal;
-    }
     if !fits(operation.phase, answer) {
         return IgnoredBecause::Unexpected;
     }
-    match (operation.phase, step.status) {
-        (_, _) if !last_round => IgnoredBecause::Stale,
-        (Phase::Action, StepStatus::Succeeded | StepStatus::Failed) => IgnoredBecause::Duplicate,
-        (Phase::Action, _) => IgnoredBecause::Stale,
-        (Phase::Compensation, StepStatus::Compensated | StepStatus::NullCompensated) => {
-            IgnoredBecause::Duplicate
-        }
-        (Phase::Compensation, _) => IgnoredBecause::Unexpected,
+    if operation.round != step.round {
+        return IgnoredBecause::Stale;
+    }
+    match operation.phase {
+        Phase::Action => action(step, answer),
+        Phase::Compensation => compensation(step, answer),
+    }
+}
+
+fn action(step: &StepState, answer: &Answer) -> IgnoredBecause {
+    if let Some(first) = &step.answer {
+        return match *first == answer.digest() {
+            // Of something that is being undone, or was, even the same answer tells nothing new.
+            true => IgnoredBecause::Duplicate,
+            false => IgnoredBecause::Contradiction,
+        };
+    }
+    let took_effect = matches!(answer, Answer::Succeeded { .. });
+    match step.status {
+        StepStatus::NullCompensated if took_effect => IgnoredBecause::LateSuccess,
+        StepStatus::Compensated if !took_effect => IgnoredBecause::Contradiction,
+        // Settled without an answer: by hand.
+        StepStatus::Succeeded if took_effect => IgnoredBecause::Duplicate,
+        StepStatus::Succeeded => IgnoredBecause::Contradiction,
+        StepStatus::Compensating
+        | StepStatus::Compensated
+        | StepStatus::NullCompensated
+        | StepStatus::CompensationSkipped => IgnoredBecause::Stale,
+        StepStatus::Pending
+        | StepStatus::Skipped
+        | StepStatus::Running
+        | StepStatus::Failed
+        | StepStatus::Unknown => IgnoredBecause::Unexpected,
+    }
+}
+
+fn compensation(step: &StepState, answer: &Answer) -> IgnoredBecause {
+    let same = match step.status {
+        StepStatus::Compensated => matches!(answer, Answer::Compensated),
+        StepStatus::NullCompensated => matches!(answer, Answer::NullCompensated),
+        StepStatus::CompensationSkipped => return IgnoredBecause::Stale,
+        _ => return IgnoredBecause::Unexpected,
+    };
+    match same {
+        true => IgnoredBecause::Duplicate,
+        false => IgnoredBecause::Contradiction,
     }
 }

@@ -1,7 +1,7 @@
 //! The typed builder of a definition: compensatable steps, then at most one pivot, then retriable
 //! steps. Another order does not compile.
 
-use std::{marker::PhantomData, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,10 +10,13 @@ use sqlx::PgTransaction;
 use crate::{
     Error,
     definition::{
-        hook::{Ended, Hooks, erase},
-        plan::{self, Class, Plan, PlanStep},
-        step::{Compensatable, Replied},
+        hook::{Ended, Hooks, Parked, StepSettled, erase},
+        plan::{self, Plan, PlanStep},
+        step::{Compensatable, Replied, read},
+        unsound::unsound,
     },
+    error::without_content,
+    locks::Claim,
 };
 
 /// A saga with data of type `D`, as a value.
@@ -49,9 +52,17 @@ impl<D> Definition<D> {
     /// the order changes; sagas in flight end under the version they began with.
     pub fn builder(name: impl Into<String>, version: i32) -> Builder<D, BeforePivot> {
         Builder {
-            name: name.into(),
-            version,
-            steps: Vec::new(),
+            plan: Plan {
+                name: name.into(),
+                version,
+                hash: String::new(),
+                steps: Vec::new(),
+                deadline: None,
+                tags: None,
+                locks: Vec::new(),
+                migrations: BTreeMap::new(),
+            },
+            stages: 0,
             hooks: Hooks::default(),
             misplaced: None,
             marker: PhantomData,
@@ -77,9 +88,9 @@ pub enum AfterPivot {}
 #[doc = include_str!("order.md")]
 #[must_use]
 pub struct Builder<D, Stage> {
-    name: String,
-    version: i32,
-    steps: Vec<PlanStep>,
+    plan: Plan,
+    /// How many stages there are so far.
+    stages: usize,
     hooks: Hooks,
     misplaced: Option<&'static str>,
     marker: PhantomData<fn(D, Stage)>,
@@ -87,33 +98,42 @@ pub struct Builder<D, Stage> {
 
 impl<D: DeserializeOwned> Builder<D, BeforePivot> {
     /// A step that can be undone. If a later one fails, its compensation runs.
-    pub fn compensatable(mut self, step: Compensatable<D>) -> Self {
-        let (step, misplaced) = step.into_step();
-        self.steps.push(step);
-        self.misplaced = self.misplaced.or(misplaced);
+    pub fn compensatable(self, step: Compensatable<D>) -> Self {
+        self.parallel([step])
+    }
+
+    /// Steps that can be undone and run at the same time. The next one begins when all of them
+    /// took effect; when one fails, those still under way are undone too. They are undone at the
+    /// same time as well.
+    ///
+    /// Each reply is folded into the data as it comes, in any order: fold into different fields.
+    pub fn parallel(mut self, steps: impl IntoIterator<Item = Compensatable<D>>) -> Self {
+        for step in steps {
+            let (step, misplaced) = step.into_step();
+            self.push(step, misplaced);
+        }
+        self.stages += 1;
         self
     }
 
     /// The point of no return: once it took effect, the saga only goes forwards.
     pub fn pivot(mut self, step: Replied<D>) -> Builder<D, AfterPivot> {
         let (step, misplaced) = step.into_pivot();
-        self.steps.push(step);
-        self.misplaced = self.misplaced.or(misplaced);
+        self.push(step, misplaced);
+        self.stages += 1;
         self.after_pivot()
     }
 
     /// A step that must succeed in the end. Without a pivot the first of these is the point of no
     /// return.
-    pub fn retriable(mut self, step: Replied<D>) -> Builder<D, AfterPivot> {
-        self.steps.push(step.into_retriable());
-        self.after_pivot()
+    pub fn retriable(self, step: Replied<D>) -> Builder<D, AfterPivot> {
+        self.after_pivot().retriable(step)
     }
 
     fn after_pivot(self) -> Builder<D, AfterPivot> {
         Builder {
-            name: self.name,
-            version: self.version,
-            steps: self.steps,
+            plan: self.plan,
+            stages: self.stages,
             hooks: self.hooks,
             misplaced: self.misplaced,
             marker: PhantomData,
@@ -124,42 +144,111 @@ impl<D: DeserializeOwned> Builder<D, BeforePivot> {
 impl<D: DeserializeOwned> Builder<D, AfterPivot> {
     /// A step that must succeed in the end.
     pub fn retriable(mut self, step: Replied<D>) -> Self {
-        self.steps.push(step.into_retriable());
+        let (step, misplaced) = step.into_retriable();
+        self.push(step, misplaced);
+        self.stages += 1;
         self
     }
 }
 
-impl<D: Serialize + DeserializeOwned + Send + 'static, Stage> Builder<D, Stage> {
-    /// What changes in the orchestrator's own rows when the saga completes, in the transaction
-    /// that completes it. If it fails, the saga has not completed.
-    pub fn on_completed<F>(mut self, hook: F) -> Self
-    where
-        F: for<'a, 'c> Fn(
-                &'a mut PgTransaction<'c>,
-                Ended<D>,
-            ) -> BoxFuture<'a, Result<(), outbox::Error>>
-            + Send
-            + Sync
-            + 'static,
-    {
-        self.hooks.on_completed = Some(erase(self.name.clone(), hook));
+impl<D: DeserializeOwned, Stage> Builder<D, Stage> {
+    fn push(&mut self, step: PlanStep, misplaced: Option<&'static str>) {
+        let stage = self.stages;
+        self.plan.steps.push(PlanStep { stage, ..step });
+        self.misplaced = self.misplaced.or(misplaced);
+    }
+
+    /// How long a saga may take. When this has passed, it turns back as if it were cancelled; once
+    /// there is no way back, it is only marked late.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.plan.deadline = Some(deadline);
         self
     }
 
-    /// What changes in the orchestrator's own rows when the saga has been undone, in the
-    /// transaction that records it.
-    pub fn on_compensated<F>(mut self, hook: F) -> Self
-    where
-        F: for<'a, 'c> Fn(
-                &'a mut PgTransaction<'c>,
-                Ended<D>,
-            ) -> BoxFuture<'a, Result<(), outbox::Error>>
-            + Send
-            + Sync
-            + 'static,
-    {
-        self.hooks.on_compensated = Some(erase(self.name.clone(), hook));
+    /// Names and values to find a saga by, read off the data it is started with.
+    pub fn tags<K: Into<String>, V: Into<String>, T: IntoIterator<Item = (K, V)>>(
+        mut self,
+        tags: impl Fn(&D) -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.plan.tags = Some(read(move |data: &D| {
+            let tags = tags(data).into_iter();
+            tags.map(|(name, value)| (name.into(), value.into()))
+                .collect()
+        }));
         self
+    }
+
+    /// Units of a named resource that the saga holds from its start to its end. While they are not
+    /// to be had it waits, first come first served, and sends nothing. A saga that asks for more
+    /// than there is turns back at once.
+    pub fn lock(mut self, claim: impl Fn(&D) -> Claim + Send + Sync + 'static) -> Self {
+        self.plan.locks.push(read(claim));
+        self
+    }
+
+    /// How a saga of another version of this definition is brought to this one, by a person's
+    /// `migrate`. Both versions have to be defined beside each other.
+    pub fn migrates_from<O: DeserializeOwned>(
+        mut self,
+        version: i32,
+        data: impl Fn(O) -> D + Send + Sync + 'static,
+    ) -> Self
+    where
+        D: Serialize,
+    {
+        let migration = move |old: &serde_json::Value| {
+            let old = O::deserialize(old).map_err(|error| without_content(&error))?;
+            serde_json::to_value(data(old)).map_err(|error| without_content(&error))
+        };
+        self.plan.migrations.insert(version, Arc::new(migration));
+        self
+    }
+}
+
+/// Declares a hook: its type is the same each time, the occasion differs.
+macro_rules! hook {
+    ($(#[$meta:meta])* $name:ident: $occasion:ident) => {
+        $(#[$meta])*
+        pub fn $name<F>(mut self, hook: F) -> Self
+        where
+            F: for<'a, 'c> Fn(
+                    &'a mut PgTransaction<'c>,
+                    $occasion<D>,
+                ) -> BoxFuture<'a, Result<(), outbox::Error>>
+                + Send
+                + Sync
+                + 'static,
+        {
+            self.hooks.$name = Some(erase(self.plan.name.clone(), hook));
+            self
+        }
+    };
+}
+
+impl<D: Serialize + DeserializeOwned + Send + 'static, Stage> Builder<D, Stage> {
+    hook! {
+        /// What changes in the orchestrator's own rows when a step took effect or was undone, in the
+        /// transaction that records it.
+        on_step: StepSettled
+    }
+    hook! {
+        /// What changes in the orchestrator's own rows when the saga completes, in the transaction
+        /// that completes it. If it fails, the saga has not completed.
+        on_completed: Ended
+    }
+    hook! {
+        /// What changes in the orchestrator's own rows when the saga has been undone, in the
+        /// transaction that records it.
+        on_compensated: Ended
+    }
+    hook! {
+        /// What changes in the orchestrator's own rows when a person gives the saga up.
+        on_abandoned: Ended
+    }
+    hook! {
+        /// What changes in the orchestrator's own rows when the saga comes to wait for a person: a
+        /// notice, say.
+        on_parked: Parked
     }
 
     /// Checks what the types cannot.
@@ -169,61 +258,20 @@ impl<D: Serialize + DeserializeOwned + Send + 'static, Stage> Builder<D, Stage> 
     /// [`Error::Definition`]: no steps, an empty or repeated name, a version, timeout or budget
     /// that is not positive, rounds where there are none.
     pub fn build(self) -> Result<Definition<D>, Error> {
-        if let Some(reason) = self.contradiction() {
+        let mut plan = self.plan;
+        let reason = unsound(&plan).or(self.misplaced.map(str::to_owned));
+        if let Some(reason) = reason {
             return Err(Error::Definition {
-                definition: self.name,
+                definition: plan.name,
                 reason,
             });
         }
-        let plan = Plan {
-            hash: plan::hash(&self.name, self.version, &self.steps),
-            name: self.name,
-            version: self.version,
-            steps: self.steps,
-        };
+        plan.hash = plan::hash(&plan.name, plan.version, &plan.steps);
         Ok(Definition {
             plan,
             hooks: self.hooks,
             data: PhantomData,
         })
-    }
-
-    fn contradiction(&self) -> Option<String> {
-        if self.name.is_empty() {
-            return Some("it has no name".to_owned());
-        }
-        if self.version < 1 {
-            return Some("its version is not positive".to_owned());
-        }
-        if self.steps.is_empty() {
-            return Some("it has no steps".to_owned());
-        }
-        if let Some(reason) = self.misplaced {
-            return Some(reason.to_owned());
-        }
-        for (index, step) in self.steps.iter().enumerate() {
-            if step.name.is_empty() {
-                return Some("a step has no name".to_owned());
-            }
-            if self.steps[..index].iter().any(|s| s.name == step.name) {
-                return Some(format!("two steps are called {}", step.name));
-            }
-            if let Some(what) = not_positive(step) {
-                return Some(format!("{what} of step {} is not positive", step.name));
-            }
-        }
-        None
-    }
-}
-
-fn not_positive(step: &PlanStep) -> Option<&'static str> {
-    match &step.class {
-        _ if step.timeout.is_zero() => Some("the timeout"),
-        _ if step.attempts < 1 => Some("the number of attempts"),
-        _ if step.backoff.initial == Duration::ZERO => Some("the backoff"),
-        Class::Compensatable(c) if c.attempts < 1 => Some("the number of compensation attempts"),
-        Class::Retriable { rounds } if *rounds < 1 => Some("the number of rounds"),
-        _ => None,
     }
 }
 

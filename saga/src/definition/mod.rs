@@ -11,10 +11,11 @@ mod step;
 mod hook;
 
 mod builder;
+mod unsound;
 
 pub use builder::{AfterPivot, BeforePivot, Builder, Definition};
-pub use hook::Ended;
 pub(crate) use hook::Hooks;
+pub use hook::{Ended, Parked, StepSettled};
 pub(crate) use plan::Unreadable;
 pub use plan::{Backoff, Class, Compensation, Plan, PlanStep};
 pub use step::{Commanded, Compensatable, Replied, Step};

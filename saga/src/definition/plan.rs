@@ -1,17 +1,19 @@
 //! A definition without its types: what `decide` and the coordinator work with.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, locks::Claim};
 
 /// Makes a command's payload from the saga's data.
 pub(crate) type Encode = Arc<dyn Fn(&Value) -> Result<Vec<u8>, String> + Send + Sync>;
 /// Folds a reply's payload into the saga's data.
 pub(crate) type Fold = Arc<dyn Fn(&Value, &[u8]) -> Result<Value, Unreadable> + Send + Sync>;
+/// Reads something off the saga's data: a condition, tags, a claim, data of another version.
+pub(crate) type Read<T> = Arc<dyn Fn(&Value) -> Result<T, String> + Send + Sync>;
 
 /// Which of the two could not be read, and where.
 pub(crate) enum Unreadable {
@@ -20,12 +22,18 @@ pub(crate) enum Unreadable {
 }
 
 /// A definition, its types erased.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Plan {
     pub(crate) name: String,
     pub(crate) version: i32,
     pub(crate) hash: String,
+    /// In order; steps of one stage stand side by side.
     pub(crate) steps: Vec<PlanStep>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) tags: Option<Read<BTreeMap<String, String>>>,
+    pub(crate) locks: Vec<Read<Claim>>,
+    /// How data of another version becomes data of this one.
+    pub(crate) migrations: BTreeMap<i32, Read<Value>>,
 }
 
 impl Plan {
@@ -42,7 +50,8 @@ impl Plan {
     }
 
     /// The sha256 of what steers a saga: name, version, and of each step in order its name, class,
-    /// kinds and topic. Timeouts and budgets may change under sagas in flight; these may not.
+    /// stage, kinds, topic and whether it is conditional. Timeouts and budgets may change under
+    /// sagas in flight; these may not.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash
@@ -54,6 +63,16 @@ impl Plan {
         &self.steps
     }
 
+    /// The steps by stages: those of one stage run at the same time.
+    pub fn stages(&self) -> impl DoubleEndedIterator<Item = &[PlanStep]> {
+        self.steps.chunk_by(|a, b| a.stage == b.stage)
+    }
+
+    /// The versions whose sagas can be brought to this one.
+    pub fn migrates_from(&self) -> impl Iterator<Item = i32> + '_ {
+        self.migrations.keys().copied()
+    }
+
     /// The step of that name.
     pub(crate) fn step(&self, name: &str) -> Result<&PlanStep, Error> {
         let found = self.steps.iter().find(|step| step.name == name);
@@ -62,12 +81,15 @@ impl Plan {
             reason: format!("it has no step {name}"),
         })
     }
+}
 
-    /// The step after that one.
-    pub(crate) fn step_after(&self, name: &str) -> Option<&PlanStep> {
-        let mut steps = self.steps.iter();
-        steps.by_ref().find(|step| step.name == name)?;
-        steps.next()
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,6 +98,9 @@ impl Plan {
 pub struct PlanStep {
     pub(crate) name: String,
     pub(crate) class: Class,
+    /// Counted from 0; equal for steps that run at the same time.
+    pub(crate) stage: usize,
+    pub(crate) when: Option<Read<bool>>,
     pub(crate) topic: String,
     pub(crate) kind: &'static str,
     pub(crate) encode: Encode,
@@ -83,6 +108,8 @@ pub struct PlanStep {
     pub(crate) fold: Fold,
     pub(crate) timeout: Duration,
     pub(crate) attempts: i32,
+    /// Questions about what became of it, before a person is asked.
+    pub(crate) probes: i32,
     pub(crate) backoff: Backoff,
 }
 
@@ -99,10 +126,34 @@ impl PlanStep {
         &self.class
     }
 
+    /// Which stage it belongs to, from 0: steps of one stage run at the same time.
+    #[must_use]
+    pub fn stage(&self) -> usize {
+        self.stage
+    }
+
+    /// Whether it may be left out.
+    #[must_use]
+    pub fn is_conditional(&self) -> bool {
+        self.when.is_some()
+    }
+
     /// Where its commands go.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.topic
+    }
+
+    /// The kind of its command.
+    #[must_use]
+    pub fn command_kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The kind of the reply that says it took effect.
+    #[must_use]
+    pub fn reply_kind(&self) -> &'static str {
+        self.reply_kind
     }
 }
 
@@ -111,6 +162,7 @@ impl fmt::Debug for PlanStep {
         f.debug_struct("PlanStep")
             .field("name", &self.name)
             .field("class", &self.class)
+            .field("stage", &self.stage)
             .field("topic", &self.topic)
             .field("kind", &self.kind)
             .finish_non_exhaustive()
@@ -141,6 +193,12 @@ impl Class {
             Self::Retriable { .. } => "retriable",
         }
     }
+
+    /// Whether there is no way back once such a step was sent.
+    #[must_use]
+    pub const fn commits(&self) -> bool {
+        matches!(self, Self::Pivot | Self::Retriable { .. })
+    }
 }
 
 /// How a step is undone.
@@ -149,6 +207,17 @@ pub struct Compensation {
     pub(crate) kind: &'static str,
     pub(crate) encode: Encode,
     pub(crate) attempts: i32,
+    /// The action's own where nothing else is said.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) backoff: Option<Backoff>,
+}
+
+impl Compensation {
+    /// The kind of its command.
+    #[must_use]
+    pub fn command_kind(&self) -> &'static str {
+        self.kind
+    }
 }
 
 impl fmt::Debug for Compensation {
@@ -160,21 +229,22 @@ impl fmt::Debug for Compensation {
     }
 }
 
-/// How long to wait before trying again: doubling from `initial` up to `cap`, of which the upper
-/// half is jitter.
+/// How long to wait before trying again: doubling from `initial` up to `cap`, with full jitter:
+/// anything from nothing to that (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+/// 2015).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// Before the second try.
+    /// At most this before the second try.
     pub initial: Duration,
     /// Never longer than this.
     pub cap: Duration,
 }
 
 impl Default for Backoff {
-    /// 200 ms, up to 30 s.
+    /// 400 ms, up to 30 s.
     fn default() -> Self {
         Self {
-            initial: Duration::from_millis(200),
+            initial: Duration::from_millis(400),
             cap: Duration::from_secs(30),
         }
     }
@@ -191,8 +261,8 @@ impl Backoff {
             .chain_update(op_key)
             .chain_update(tries.to_be_bytes())
             .finalize();
-        let share = f64::from(digest[0]) / 255.0;
-        full.mul_f64(0.5 + 0.5 * share)
+        let share = u16::from_be_bytes([digest[0], digest[1]]);
+        full.mul_f64(f64::from(share) / f64::from(u16::MAX))
     }
 }
 
@@ -209,6 +279,12 @@ pub(crate) fn hash(name: &str, version: i32, steps: &[PlanStep]) -> String {
     for step in steps {
         add(&step.name);
         add(step.class.as_str());
+        add(&step.stage.to_string());
+        add(if step.is_conditional() {
+            "conditional"
+        } else {
+            "always"
+        });
         add(&step.topic);
         add(step.kind);
         add(step.reply_kind);

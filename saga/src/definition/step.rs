@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::{
-    definition::plan::{Backoff, Class, Compensation, Encode, Fold, PlanStep, Unreadable},
+    definition::plan::{Backoff, Class, Compensation, Encode, Fold, PlanStep, Read, Unreadable},
     error::without_content,
 };
 
@@ -22,6 +22,8 @@ const ATTEMPTS: i32 = 3;
 const PERSISTENT_ATTEMPTS: i32 = 20;
 /// Executions of a retriable step.
 const ROUNDS: i32 = 10;
+/// Questions about a pivot that nobody answered for, before a person is asked.
+const PROBES: i32 = 3;
 
 /// A step with nothing but its name.
 #[derive(Debug)]
@@ -86,6 +88,8 @@ impl<D: Serialize + DeserializeOwned> Commanded<D> {
                 timeout: TIMEOUT,
                 attempts: None,
                 rounds: None,
+                probes: None,
+                when: None,
                 backoff: Backoff::default(),
             },
             data: PhantomData,
@@ -100,6 +104,13 @@ pub struct Replied<D> {
 }
 
 impl<D: DeserializeOwned> Replied<D> {
+    /// Left out where this is false when its turn comes. It must depend on nothing but the data.
+    #[must_use]
+    pub fn when(mut self, condition: impl Fn(&D) -> bool + Send + Sync + 'static) -> Self {
+        self.parts.when = Some(read(condition));
+        self
+    }
+
     /// How the step is undone, by a command on the same topic.
     pub fn compensation<C: Payload>(
         self,
@@ -111,6 +122,8 @@ impl<D: DeserializeOwned> Replied<D> {
                 kind: C::KIND,
                 encode: encode(command),
                 attempts: PERSISTENT_ATTEMPTS,
+                timeout: None,
+                backoff: None,
             },
             data: PhantomData,
         }
@@ -139,23 +152,35 @@ impl<D: DeserializeOwned> Replied<D> {
         self
     }
 
-    /// The wait between attempts, and between rounds: doubling from `initial` up to `cap`.
+    /// How often the participant of a pivot is asked what became of it, after all attempts went
+    /// unanswered and before a person is asked. 3 unless said otherwise, 0 for a participant that
+    /// does not know the question.
+    #[must_use]
+    pub fn probes(mut self, probes: i32) -> Self {
+        self.parts.probes = Some(probes);
+        self
+    }
+
+    /// The wait between attempts, and between rounds: doubling from `initial` up to `cap`, of
+    /// which a random part is waited.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, cap: Duration) -> Self {
         self.parts.backoff = Backoff { initial, cap };
         self
     }
 
-    pub(crate) fn into_pivot(self) -> (PlanStep, Option<&'static str>) {
+    pub(crate) fn into_pivot(mut self) -> (PlanStep, Option<&'static str>) {
         let misplaced = self.parts.rounds.map(|_| "a pivot has no rounds");
+        self.parts.probes.get_or_insert(PROBES);
         let step = self.parts.into_step(Class::Pivot, PERSISTENT_ATTEMPTS);
         (step, misplaced)
     }
 
-    pub(crate) fn into_retriable(self) -> PlanStep {
+    pub(crate) fn into_retriable(self) -> (PlanStep, Option<&'static str>) {
+        let misplaced = self.parts.probes.map(|_| "only a pivot has probes");
         let rounds = self.parts.rounds.unwrap_or(ROUNDS);
-        self.parts
-            .into_step(Class::Retriable { rounds }, PERSISTENT_ATTEMPTS)
+        let class = Class::Retriable { rounds };
+        (self.parts.into_step(class, PERSISTENT_ATTEMPTS), misplaced)
     }
 }
 
@@ -164,6 +189,16 @@ pub struct Compensatable<D> {
     parts: Parts,
     compensation: Compensation,
     data: PhantomData<fn(D)>,
+}
+
+impl<D: DeserializeOwned> Compensatable<D> {
+    /// Left out where this is false when its turn comes; then there is nothing to undo either. It
+    /// must depend on nothing but the data.
+    #[must_use]
+    pub fn when(mut self, condition: impl Fn(&D) -> bool + Send + Sync + 'static) -> Self {
+        self.parts.when = Some(read(condition));
+        self
+    }
 }
 
 impl<D> Compensatable<D> {
@@ -182,7 +217,8 @@ impl<D> Compensatable<D> {
         self
     }
 
-    /// The wait between attempts: doubling from `initial` up to `cap`.
+    /// The wait between attempts: doubling from `initial` up to `cap`, of which a random part
+    /// is waited.
     #[must_use]
     pub fn backoff(mut self, initial: Duration, cap: Duration) -> Self {
         self.parts.backoff = Backoff { initial, cap };
@@ -197,11 +233,25 @@ impl<D> Compensatable<D> {
         self
     }
 
+    /// How long one attempt at the compensation may take; as long as one at the action unless said
+    /// otherwise.
+    #[must_use]
+    pub fn compensation_timeout(mut self, timeout: Duration) -> Self {
+        self.compensation.timeout = Some(timeout);
+        self
+    }
+
+    /// The wait between attempts at the compensation; the action's unless said otherwise.
+    #[must_use]
+    pub fn compensation_backoff(mut self, initial: Duration, cap: Duration) -> Self {
+        self.compensation.backoff = Some(Backoff { initial, cap });
+        self
+    }
+
     pub(crate) fn into_step(self) -> (PlanStep, Option<&'static str>) {
-        let misplaced = self
-            .parts
-            .rounds
-            .map(|_| "a compensatable step has no rounds");
+        let rounds = self.parts.rounds;
+        let misplaced = rounds.map(|_| "a compensatable step has no rounds");
+        let misplaced = misplaced.or(self.parts.probes.map(|_| "only a pivot has probes"));
         let class = Class::Compensatable(self.compensation);
         (self.parts.into_step(class, ATTEMPTS), misplaced)
     }
@@ -218,6 +268,8 @@ struct Parts {
     timeout: Duration,
     attempts: Option<i32>,
     rounds: Option<i32>,
+    probes: Option<i32>,
+    when: Option<Read<bool>>,
     backoff: Backoff,
 }
 
@@ -226,6 +278,8 @@ impl Parts {
         PlanStep {
             name: self.name,
             class,
+            stage: 0,
+            when: self.when,
             topic: self.topic,
             kind: self.kind,
             encode: self.encode,
@@ -233,9 +287,20 @@ impl Parts {
             fold: self.fold,
             timeout: self.timeout,
             attempts: self.attempts.unwrap_or(attempts),
+            probes: self.probes.unwrap_or(0),
             backoff: self.backoff,
         }
     }
+}
+
+/// A function of the data, its type erased.
+pub(crate) fn read<D: DeserializeOwned, T>(
+    of: impl Fn(&D) -> T + Send + Sync + 'static,
+) -> Read<T> {
+    Arc::new(move |data: &Value| {
+        let data = D::deserialize(data).map_err(|error| without_content(&error))?;
+        Ok(of(&data))
+    })
 }
 
 fn encode<D: DeserializeOwned, C: Payload>(
