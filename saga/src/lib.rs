@@ -25,8 +25,11 @@ pub mod event;
 pub mod decide;
 mod table;
 
+pub mod locks;
+
 pub mod coordinator;
 pub mod replies;
+pub mod retention;
 pub mod timers;
 
 pub mod http;
