@@ -42,6 +42,8 @@ create table saga.instance (
     seq             bigint      not null,
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
+    -- When it ended; null until then.
+    ended_at        timestamptz,
     constraint instance_pkey primary key (id),
     -- Starting again with the same business key finds the saga that exists. The key comes first so
     -- that the list can be filtered by it without naming a definition.

@@ -110,6 +110,15 @@ pub enum Error {
         /// The kind on the wire.
         kind: String,
     },
+    /// A saga claims a resource in a way that cannot be. Met when its definition's claim is made;
+    /// never heals.
+    #[error("the claim of {resource:?} cannot be made: {reason}")]
+    Claim {
+        /// The resource's name.
+        resource: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// An operation is being carried out by somebody else and has no answer yet.
     #[error("operation {0} has no answer yet")]
     Running(Uuid),

@@ -28,8 +28,11 @@ pub mod intervention;
 pub mod decide;
 mod table;
 
+pub mod locks;
+
 pub mod coordinator;
 pub mod replies;
+pub mod retention;
 pub mod timers;
 
 pub mod http;

@@ -11,6 +11,13 @@
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
 //! | `saga_timers_fired_total` | counter | — | timers turned into a decision |
 //! | `saga_timers_postponed_total` | counter | — | timers whose firing failed |
+//! | `saga_lock_claims_total` | counter | outcome | claims made, by what came of them |
+//! | `saga_lock_granted_from_line_total` | counter | — | claims that waited and were granted |
+//! | `saga_lock_waiting` | gauge | — | claims that wait now, in the whole database |
+//! | `saga_lock_unnoticed` | gauge | — | claims granted whose sagas have not had their turn |
+//! | `saga_lock_oldest_waiting_seconds` | gauge | — | how long the oldest of those waits; 0 if none does |
+//! | `saga_lock_oldest_held_seconds` | gauge | — | how long the oldest claim is held; 0 if none is |
+//! | `saga_retention_forgotten_total` | counter | — | ended sagas removed with their history |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
 //!
 //! Counted when decided, inside the transaction: one that is rolled back and redone counts twice.
@@ -22,11 +29,12 @@
 //! | `saga.timer` | one firing |
 //! | `saga.command` | one command at a participant |
 
-use metrics::counter;
+use metrics::{counter, gauge};
 
 use crate::{
     event::Event,
     instance::{Instance, Status},
+    locks::{Acquired, Seen},
     operation::Phase,
 };
 
@@ -98,6 +106,38 @@ pub(crate) fn timers_fired(count: usize) {
 /// A timer's firing failed and was put off.
 pub(crate) fn timer_postponed() {
     counter!("saga_timers_postponed_total").increment(1);
+}
+
+/// What came of claims, and how many others they, or what was given up with them, let in.
+pub(crate) fn claims(acquired: &[Acquired], from_line: usize) {
+    for acquired in acquired {
+        let outcome = match acquired {
+            Acquired::Granted => "granted",
+            Acquired::Waiting => "waiting",
+            Acquired::TooLarge => "too_large",
+        };
+        counter!("saga_lock_claims_total", "outcome" => outcome).increment(1);
+    }
+    if from_line > 0 {
+        counter!("saga_lock_granted_from_line_total").increment(from_line as u64);
+    }
+}
+
+/// How old the claims are. Every replica shows the same: take the largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 claims"
+)]
+pub(crate) fn locks(seen: &Seen) {
+    gauge!("saga_lock_waiting").set(seen.waiting as f64);
+    gauge!("saga_lock_unnoticed").set(seen.unnoticed as f64);
+    gauge!("saga_lock_oldest_waiting_seconds").set(seen.oldest_waiting.as_secs_f64());
+    gauge!("saga_lock_oldest_held_seconds").set(seen.oldest_held.as_secs_f64());
+}
+
+/// Ended sagas were removed.
+pub(crate) fn forgotten(sagas: usize) {
+    counter!("saga_retention_forgotten_total").increment(sagas as u64);
 }
 
 /// What came of a command at the barrier: the outcome answered, or `silent`; `repeated` when a

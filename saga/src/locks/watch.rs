@@ -1,0 +1,137 @@
+//! Old claims are told of, never taken away.
+//!
+//! What passes here: how many claims wait and how old the oldest are, as metrics; claims held for
+//! long, in the log. Promised: each of the latter is told once, and again only after a while; what
+//! is told of is the oldest. Not promised: that anybody acts; only its saga, or a person who
+//! cancels it, gives a claim up. If we die here, the next one looks again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::{Error, locks::table, telemetry};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(15);
+/// After which a claim is called held for long, unless set.
+const LONG: Duration = Duration::from_secs(60 * 60);
+/// After which the same claim is told of again, unless set.
+const AGAIN: Duration = Duration::from_secs(60 * 60);
+/// How many claims are told of at most; the others are older soon enough.
+const TOLD: i64 = 20;
+
+/// How old the claims are.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Seen {
+    /// How many wait.
+    pub waiting: i64,
+    /// How many were granted and their sagas have not noticed.
+    pub unnoticed: i64,
+    /// How long the oldest of those who wait does.
+    pub oldest_waiting: Duration,
+    /// How long the oldest claim is held.
+    pub oldest_held: Duration,
+    /// Which of those held for long were told of this time.
+    pub told: Vec<(Uuid, String)>,
+}
+
+/// Looks at the ages of claims.
+pub struct Watch {
+    pool: PgPool,
+    long: Duration,
+    again: Duration,
+    told: HashMap<(Uuid, String), Instant>,
+}
+
+impl Watch {
+    /// Looks at the claims in this database.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            long: LONG,
+            again: AGAIN,
+            told: HashMap::new(),
+        }
+    }
+
+    /// A claim held for longer than this is told of in the log. An hour unless set: longer than a
+    /// saga of yours should take, shorter than the patience of who waits for it.
+    #[must_use]
+    pub fn held_for_long(mut self, long: Duration) -> Self {
+        self.long = long;
+        self
+    }
+
+    /// How soon the same claim is told of again. An hour unless set.
+    #[must_use]
+    pub fn told_again_after(mut self, again: Duration) -> Self {
+        self.again = again;
+        self
+    }
+
+    /// Looks every 15 seconds, until told to stop.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            if let Err(error) = self.run_once().await {
+                warn!(%error, "the ages of claims cannot be read");
+            }
+            shutdown
+                .run_until_cancelled(tokio::time::sleep(EVERY))
+                .await;
+        }
+    }
+
+    /// Looks once.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn run_once(&mut self) -> Result<Seen, Error> {
+        let ages = table::ages(&self.pool).await?;
+        let mut seen = Seen {
+            waiting: ages.waiting,
+            unnoticed: ages.unnoticed,
+            oldest_waiting: seconds(ages.oldest_waiting_seconds),
+            oldest_held: seconds(ages.oldest_held_seconds),
+            told: Vec::new(),
+        };
+        if seen.oldest_held > self.long {
+            seen.told = self.tell().await?;
+        }
+        telemetry::locks(&seen);
+        Ok(seen)
+    }
+
+    async fn tell(&mut self) -> Result<Vec<(Uuid, String)>, Error> {
+        let again = self.again;
+        self.told.retain(|_, when| when.elapsed() < again);
+        let mut told = Vec::new();
+        for claim in table::held_longer_than(&self.pool, self.long.as_secs_f64(), TOLD).await? {
+            let (saga_id, resource) = (claim.saga_id, claim.resource);
+            let this = (saga_id, resource.clone());
+            if self.told.contains_key(&this) {
+                continue;
+            }
+            let (held_seconds, waiters) = (claim.seconds.round(), claim.waiters);
+            warn!(
+                %saga_id, resource, held_seconds, waiters,
+                "a claim is held for long; see what its saga waits for, cancel or resume it"
+            );
+            self.told.insert(this.clone(), Instant::now());
+            told.push(this);
+        }
+        Ok(told)
+    }
+}
+
+/// A clock that was set back makes an age negative.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
+}

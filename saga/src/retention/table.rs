@@ -1,0 +1,60 @@
+//! Every statement that forgets. One function per table with rows of a saga; a test counts them.
+
+use std::time::Duration;
+
+use sqlx::PgTransaction;
+use uuid::Uuid;
+
+/// Locks sagas that ended longer ago than `keep` and claim nothing, the longest ended first.
+/// The status is asked too: whatever a wrong `ended_at` says, an open saga stays.
+pub(super) async fn lock_ended(
+    tx: &mut PgTransaction<'_>,
+    keep: Duration,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from saga.instance i
+         where ended_at < clock_timestamp() - make_interval(secs => $1)
+           and status in ('completed', 'compensated', 'abandoned')
+           and not exists (select from saga.lock_claim c where c.saga_id = i.id)
+         order by ended_at limit $2
+         for update skip locked",
+        keep.as_secs_f64(),
+        limit
+    )
+    .fetch_all(&mut **tx)
+    .await
+}
+
+/// Removes the histories of these sagas.
+pub(super) async fn delete_events(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from saga.event where saga_id = any($1)", sagas)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Removes timers of these sagas that nobody waits for.
+pub(super) async fn delete_timers(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from saga.timer where saga_id = any($1)", sagas)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Removes these sagas.
+pub(super) async fn delete_instances(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from saga.instance where id = any($1)", sagas)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
