@@ -23,7 +23,13 @@ create table saga.instance (
     version         integer     not null,
     hash            text        not null,
     business_key    text        not null,
+    -- Names and values to find it by, from its definition. Never changes.
+    tags            jsonb       not null default '{}',
     status          text        not null,
+    -- A person wants it to send nothing.
+    paused          boolean     not null default false,
+    -- Its deadline has passed.
+    late            boolean     not null default false,
     -- Why it compensates, for a person.
     reason          text,
     -- Why nobody but a person can go on.
@@ -31,7 +37,10 @@ create table saga.instance (
     data            jsonb       not null,
     -- Each step with its status, round and attempt, in the definition's order.
     steps           jsonb       not null,
-    -- What it waits for, and until when. All null once it has ended.
+    -- The resources it holds or waits for.
+    locks           jsonb       not null default '[]',
+    -- What it waits for, and until when: of several steps under way the one that keeps it, or the
+    -- first. All null once it has ended.
     waiting_for     text,
     waiting_step    text,
     waiting_phase   text,
@@ -51,12 +60,14 @@ create table saga.instance (
     constraint instance_status_known check (status in
         ('running', 'compensating', 'completed', 'compensated', 'parked', 'abandoned')),
     constraint instance_waiting_known check (waiting_for in
-        ('reply', 'backoff', 'round', 'late_reply', 'person')),
+        ('reply', 'backoff', 'round', 'probe', 'lock', 'late_reply', 'person')),
     constraint instance_waiting_whole check (
         num_nulls(waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt) in (0, 5)),
     -- An ended saga waits for nothing; any other waits for something, or it would be forgotten.
     constraint instance_waits_until_ended check (
-        (waiting_for is null) = (status in ('completed', 'compensated', 'abandoned')))
+        (waiting_for is null) = (status in ('completed', 'compensated', 'abandoned'))),
+    constraint instance_ended_has_its_moment check (
+        (ended_at is not null) = (status in ('completed', 'compensated', 'abandoned')))
     -- Ten updates in a saga's life, none but two of an indexed column: room for them on the page.
 ) with (fillfactor = 80);
 
@@ -65,6 +76,8 @@ create index instance_by_age on saga.instance (created_at desc, id desc);
 -- The list of one status. The status changes two or three times in a saga's life, so most updates
 -- stay heap-only.
 create index instance_by_status on saga.instance (status, created_at desc, id desc);
+-- `tags @> '{"customer": "…"}'`. They never change, so only a start pays for it.
+create index instance_by_tag on saga.instance using gin (tags jsonb_path_ops) where tags <> '{}';
 
 -- The history. Append-only: a row is never updated; the state above folds from it alone. The
 -- primary key is the second guard against two coordinators taking the same turn.
@@ -81,6 +94,7 @@ create table saga.event (
 -- When a saga goes on by itself. Written and deleted only under the instance's lock.
 create table saga.timer (
     saga_id  uuid        not null,
+    -- Empty for the saga's own deadline.
     step     text        not null,
     phase    text        not null,
     -- Which attempt is meant: a timer of another one is dropped by the decision.
@@ -89,8 +103,49 @@ create table saga.timer (
     fire_at  timestamptz not null,
     -- How often firing it failed; each failure moves it further away, so that it starves no other.
     failures integer     not null default 0,
-    constraint timer_pkey primary key (saga_id, step, phase)
+    constraint timer_pkey primary key (saga_id, step, phase),
+    constraint timer_phase_known check (phase in ('action', 'compensation', 'deadline'))
 );
 
 -- What is due, oldest first.
 create index timer_by_fire_at on saga.timer (fire_at);
+
+-- Replies to sagas of versions that the replica which took them does not know: in a rolling deploy
+-- another one does, and takes them from here. Their messages are handled and stand in the inbox.
+create table saga.pending (
+    id         bigint      not null generated always as identity,
+    saga_id    uuid        not null,
+    step       text        not null,
+    phase      text        not null,
+    round      integer     not null,
+    outcome    text        not null,
+    kind       text        not null,
+    payload    bytea,
+    arrived_at timestamptz not null default clock_timestamp(),
+    constraint pending_pkey primary key (id)
+);
+
+-- A saga's own, in the order of their arrival.
+create index pending_by_saga on saga.pending (saga_id, id);
+
+-- What should not have happened, for a person to look at. The history has the same; this is the
+-- list across sagas.
+create table saga.anomaly (
+    saga_id     uuid        not null,
+    -- The event that says so.
+    seq         bigint      not null,
+    kind        text        not null,
+    definition  text        not null,
+    step        text        not null,
+    phase       text        not null,
+    round       integer     not null,
+    -- What the reply said.
+    outcome     text        not null,
+    recorded_at timestamptz not null default clock_timestamp(),
+    constraint anomaly_pkey primary key (saga_id, seq),
+    constraint anomaly_kind_known check (kind in
+        ('after_terminal', 'late_success', 'contradiction', 'null_compensated'))
+);
+
+-- The list, newest first.
+create index anomaly_by_age on saga.anomaly (recorded_at desc, saga_id, seq);

@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub use intervene::{Allowed, allowed};
+pub(crate) use migrate::advance_under;
 pub use migrate::migrate;
 
 /// What to record and what to do, in one transaction.

@@ -470,8 +470,9 @@ impl Instance {
     }
 
     fn on_step(&mut self, name: &str, change: impl FnOnce(&mut StepState)) {
-        let step = self.steps.iter_mut().find(|step| step.name == name);
-        step.into_iter().for_each(change);
+        if let Some(step) = self.steps.iter_mut().find(|step| step.name == name) {
+            change(step);
+        }
     }
 
     /// An action has come to something.

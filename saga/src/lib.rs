@@ -28,9 +28,8 @@ pub mod intervention;
 pub mod decide;
 mod table;
 
-pub mod locks;
-
 pub mod coordinator;
+mod pending;
 pub mod replies;
 pub mod retention;
 pub mod timers;

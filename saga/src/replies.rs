@@ -1,26 +1,30 @@
 //! Replies come in.
 //!
-//! What passes here: every message on the reply topic, inside the consumer's transaction, which
-//! holds its inbox row. Promised: all sagas of a batch are locked in one order before the first
-//! reply is handled. Not promised: that a reply is understood; one that cannot be read, or that
-//! belongs to no saga here, is a permanent error and the consumer parks it. If we die here, the
-//! consumer hands the batch over again.
+//! What passes here: every message on the reply topic, a batch at a time, inside the consumer's
+//! transaction, which holds their inbox rows. Promised: all sagas of a batch are locked in one
+//! order and take their turns together; if one cannot, the batch is redone one by one, so that a
+//! sick reply holds up no other saga. A reply to a version that this replica lacks is kept for one
+//! that has it. Not promised: that a message is understood; one without readable headers, or that
+//! belongs to no saga here, is a permanent error and the consumer parks it. A payload that cannot
+//! be read parks its saga. If we die here, the consumer hands the batch over again.
 
 use std::collections::BTreeSet;
 
-use outbox::{Handler, Received};
+use outbox::{BatchHandler, Received};
 use sqlx::PgTransaction;
 use tracing::{Instrument, debug, info_span};
 use uuid::Uuid;
 
 use crate::{
     Error,
-    coordinator::Coordinator,
-    error::without_content,
-    event::{Answer, Input, Reply},
-    table,
-    wire::{self, Outcome, Refusal},
+    coordinator::{Coordinator, Trace, Turns},
+    event::Input,
+    pending::{self, Waiting},
+    table, wire,
 };
+
+/// What is handed on from a reply to the commands it causes.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Turns replies into turns of their sagas. See [`Coordinator::replies`].
 #[derive(Clone)]
@@ -33,64 +37,61 @@ impl Replies {
         Self { coordinator }
     }
 
-    async fn reply(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
-        let reply = parse(message)?;
-        let saga_id = reply.operation.saga_id;
-        let loaded = table::load_for_update(tx, saga_id).await?;
-        let loaded = loaded.ok_or(Error::UnknownSaga(saga_id))?;
-        let instance = self
-            .coordinator
-            .turn(tx, loaded, &Input::Reply(reply))
-            .await?;
-        debug!(status = %instance.status, seq = instance.seq, "reply handled");
-        Ok(())
+    async fn replies(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> Result<(), Error> {
+        let replies = batch.iter().map(wire::Reply::parse);
+        let replies: Vec<wire::Reply> = replies.collect::<Result<_, _>>()?;
+        let ids: BTreeSet<Uuid> = replies.iter().map(|r| r.operation.saga_id).collect();
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let loaded = table::load_for_update(tx, &ids).await?;
+        let mut turns = Turns::of(&self.coordinator, loaded);
+        let mut unknown = Vec::new();
+        for (message, reply) in batch.iter().zip(replies) {
+            let saga_id = reply.operation.saga_id;
+            let instance = turns.instance(saga_id)?;
+            match self.coordinator.pinned(instance) {
+                Ok(_) => {}
+                Err(Error::UnknownDefinition { .. }) => {
+                    unknown.push(waiting(reply, message));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let payload = message.payload.as_deref().unwrap_or_default();
+            let reply = reply.answered(&message.kind, payload)?;
+            turns.because_of(saga_id, trace_of(message));
+            let instance = turns.take(saga_id, &Input::Reply(reply))?;
+            debug!(%saga_id, status = %instance.status, seq = instance.seq, "reply handled");
+        }
+        turns.write(tx).await?;
+        pending::keep(tx, &unknown).await
     }
 }
 
-impl Handler for Replies {
-    async fn prepare(
+impl BatchHandler for Replies {
+    async fn handle_batch(
         &self,
         tx: &mut PgTransaction<'_>,
         batch: &[Received],
     ) -> Result<(), outbox::Error> {
-        // A message without a readable id fails by itself, when its turn comes.
-        let ids: BTreeSet<Uuid> = batch.iter().flat_map(wire::saga_id).collect();
-        let ids: Vec<Uuid> = ids.into_iter().collect();
-        table::lock_instances(tx, &ids).await?;
-        Ok(())
-    }
-
-    async fn handle(
-        &self,
-        tx: &mut PgTransaction<'_>,
-        message: &Received,
-    ) -> Result<(), outbox::Error> {
-        let step = message.header(wire::STEP).unwrap_or_default();
-        let span = info_span!("saga.reply", saga_id = %message.key, step);
-        Ok(self.reply(tx, message).instrument(span).await?)
+        let span = info_span!("saga.replies", replies = batch.len());
+        Ok(self.replies(tx, batch).instrument(span).await?)
     }
 }
 
-fn parse(message: &Received) -> Result<Reply, Error> {
-    let wire::Reply { operation, outcome } = wire::Reply::parse(message)?;
-    let payload = message.payload.as_deref().unwrap_or_default();
-    let answer = match outcome {
-        Outcome::Succeeded => Answer::Succeeded {
-            kind: message.kind.clone(),
-            payload: payload.to_vec(),
-        },
-        Outcome::Failed => Answer::Failed(refusal(&operation.step, &message.kind, payload)?),
-        Outcome::Compensated => Answer::Compensated,
-        Outcome::NullCompensated => Answer::NullCompensated,
-        Outcome::Tombstoned => Answer::Tombstoned,
-    };
-    Ok(Reply { operation, answer })
+fn waiting(reply: wire::Reply, message: &Received) -> Waiting {
+    Waiting {
+        operation: reply.operation,
+        outcome: reply.outcome,
+        kind: message.kind.clone(),
+        payload: message.payload.clone().unwrap_or_default(),
+    }
 }
 
-fn refusal(step: &str, kind: &str, payload: &[u8]) -> Result<Refusal, Error> {
-    serde_json::from_slice(payload).map_err(|error| Error::Reply {
-        step: step.to_owned(),
-        kind: kind.to_owned(),
-        reason: without_content(&error),
-    })
+fn trace_of(message: &Received) -> Trace {
+    let header = |name: &'static str| Some((name, message.header(name)?.to_owned()));
+    TRACE.into_iter().filter_map(header).collect()
 }

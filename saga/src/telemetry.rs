@@ -9,6 +9,11 @@
 //! | `saga_step_outcomes_total` | counter | definition, step, phase, outcome | settled operations |
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
+//! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions |
+//! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
+//! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
+//! | `saga_interventions_total` | counter | definition, operation | what people did |
+//! | `saga_deadlines_passed_total` | counter | definition | sagas that became late |
 //! | `saga_timers_fired_total` | counter | — | timers turned into a decision |
 //! | `saga_timers_postponed_total` | counter | — | timers whose firing failed |
 //! | `saga_lock_claims_total` | counter | outcome | claims made, by what came of them |
@@ -25,8 +30,8 @@
 //! | span | around |
 //! |---|---|
 //! | `saga.start` | one start |
-//! | `saga.reply` | one reply |
-//! | `saga.timer` | one firing |
+//! | `saga.replies` | a batch of replies |
+//! | `saga.timers`, `saga.grants`, `saga.pending` | a look at what is due, granted, kept |
 //! | `saga.command` | one command at a participant |
 
 use metrics::{counter, gauge};
@@ -77,12 +82,40 @@ fn count(definition: &str, event: &Event) {
         Event::Compensated => ended(definition, Status::Compensated),
         Event::Ignored { reason, .. } => {
             counter!("saga_replies_ignored_total", "reason" => reason.as_str()).increment(1);
+            if reason.is_anomaly() {
+                anomaly(definition, reason.as_str());
+            }
         }
-        Event::CommandSent { .. }
+        Event::Abandoned => ended(definition, Status::Abandoned),
+        Event::ProbeSent { step, .. } => {
+            counter!("saga_probes_total", "definition" => definition, "step" => step.clone())
+                .increment(1);
+        }
+        Event::Intervened { operation, .. } => {
+            counter!("saga_interventions_total", "definition" => definition, "operation" => operation.as_str())
+                .increment(1);
+        }
+        Event::CompensationSkipped { step, .. } => {
+            settled(definition, step, Phase::Compensation, "skipped");
+        }
+        Event::DeadlinePassed => {
+            counter!("saga_deadlines_passed_total", "definition" => definition).increment(1);
+        }
+        Event::AnomalyFound { outcome, .. } => anomaly(definition, outcome.as_str()),
+        Event::LockRequested(_)
+        | Event::LockGranted { .. }
+        | Event::LockRefused { .. }
+        | Event::StepSkipped { .. }
+        | Event::Migrated { .. }
+        | Event::CommandSent { .. }
         | Event::RetryPlanned { .. }
         | Event::RoundPlanned { .. }
         | Event::CompensationStarted { .. } => {}
     }
+}
+
+fn anomaly(definition: String, kind: &'static str) {
+    counter!("saga_anomalies_total", "definition" => definition, "kind" => kind).increment(1);
 }
 
 fn ended(definition: String, status: Status) {
@@ -96,6 +129,11 @@ fn settled(definition: String, step: &str, phase: Phase, outcome: &'static str) 
         "definition" => definition, "step" => step.to_owned(), "phase" => phase.as_str(), "outcome" => outcome
     )
     .increment(1);
+}
+
+/// Replies were kept for a replica that knows their sagas' versions.
+pub(crate) fn replies_kept(replies: usize) {
+    counter!("saga_replies_kept_total").increment(replies as u64);
 }
 
 /// A timer became a decision.
@@ -203,6 +241,7 @@ mod tests {
             outcome: Outcome::Succeeded,
         };
         let parked = Event::Parked {
+            step: "pay".to_owned(),
             reason: "a secret".to_owned(),
             awaits_reply: true,
         };
@@ -213,7 +252,7 @@ mod tests {
         metrics::with_local_recorder(&ledger, || {
             for event in [
                 ignored(IgnoredBecause::Duplicate),
-                ignored(IgnoredBecause::Anomaly),
+                ignored(IgnoredBecause::LateSuccess),
                 parked,
                 unknown,
                 Event::Completed,
@@ -225,7 +264,8 @@ mod tests {
         let lines = ledger.0.lock().unwrap().clone();
         let expected = [
             "saga_replies_ignored_total reason=duplicate +1",
-            "saga_replies_ignored_total reason=anomaly +1",
+            "saga_replies_ignored_total reason=late_success +1",
+            "saga_anomalies_total definition=trip kind=late_success +1",
             "saga_parked_total definition=trip +1",
             "saga_step_outcomes_total definition=trip step=pay phase=action outcome=unknown +1",
             "saga_ended_total definition=trip status=completed +1",

@@ -1,9 +1,11 @@
-//! Time passes.
+//! Time passes, and what else wakes a saga from here.
 //!
-//! What passes here: every timer that is due by the database's clock. Promised: a due timer
-//! becomes one more input of its saga, in one transaction of its own; one that fails is put off,
-//! for longer each time, and starves no other. Not promised: punctuality beyond the poll's pause.
-//! If we die here, the timer is still due and any replica fires it.
+//! What passes here: every timer that is due by the database's clock; sagas whose claim was granted
+//! by another one's end; replies that waited for a replica of their version. Promised: a due timer
+//! becomes one more input of its saga; many sagas share a transaction, and if one of them cannot go
+//! on each gets its own; one that fails is put off, for longer each time, and starves no other. Not
+//! promised: punctuality beyond the poll's pause. If we die here, the timer is still due and any
+//! replica fires it.
 
 use std::time::Duration;
 
@@ -12,7 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 use uuid::Uuid;
 
-use crate::{Error, coordinator::Coordinator, event::Input, table, telemetry};
+use crate::{
+    Error,
+    coordinator::{Coordinator, Turns},
+    event::{Input, LockAnswer},
+    locks, pending, table, telemetry,
+};
+
+/// Sagas whose turns share a transaction.
+const BATCH: i64 = 100;
 
 /// The pause after work was found, doubled while there is none.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -21,10 +31,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// The pause when the database does not answer.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What one look at the timers came to.
+/// What one look came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fired {
-    /// This many timers of one saga were fired.
+    /// So many timers, grants and kept replies became turns.
     Some(usize),
     /// A saga's timers could not be fired and were put off.
     Postponed,
@@ -66,53 +76,120 @@ impl Timers {
         }
     }
 
-    /// Takes one saga with timers due and fires them, in one transaction.
+    /// Takes what is due now, up to a batch of each sort.
     ///
     /// # Errors
     ///
     /// When the database does not answer. A saga that cannot go on is no error here: its timers
     /// are put off and the reason is logged.
     pub async fn run_once(&self) -> Result<Fired, Error> {
-        let mut tx = self.pool.begin_with(table::BEGIN).await?;
-        let Some(saga_id) = table::lock_due_instance(&mut tx).await? else {
-            return Ok(Fired::None);
-        };
-        let span = info_span!("saga.timer", %saga_id);
-        async {
-            let fired = match self.fire(&mut tx, saga_id).await {
-                Ok(fired) => tx.commit().await.map(|()| fired).map_err(Error::from),
-                Err(error) => {
-                    tx.rollback().await?;
-                    Err(error)
-                }
-            };
-            match fired {
-                Ok(fired) => {
+        let fired = self.fire_due().instrument(info_span!("saga.timers")).await?;
+        let granted = self.grant().instrument(info_span!("saga.grants")).await?;
+        let kept = pending::take_up(&self.coordinator, &self.pool);
+        let kept = kept.instrument(info_span!("saga.pending")).await?;
+        Ok(match (fired, granted + kept) {
+            (Fired::None, 0) => Fired::None,
+            (Fired::Some(fired), others) => Fired::Some(fired + others),
+            (Fired::None, others) => Fired::Some(others),
+            (Fired::Postponed, _) => Fired::Postponed,
+        })
+    }
+
+    async fn fire_due(&self) -> Result<Fired, Error> {
+        match self.fire(BATCH).await {
+            Ok((_, Ok(0))) => return Ok(Fired::None),
+            Ok((_, Ok(fired))) => {
+                telemetry::timers_fired(fired);
+                return Ok(Fired::Some(fired));
+            }
+            Ok((sagas, Err(error))) if sagas.len() == 1 => {
+                return self.postpone(sagas[0], error).await;
+            }
+            Ok((_, Err(_))) => {}
+            Err(error) => return Err(error),
+        }
+        // One of them cannot go on: each by itself, as often as there were many.
+        let (mut all, mut postponed) = (0, false);
+        for _ in 0..BATCH {
+            match self.fire(1).await? {
+                (_, Ok(0)) => break,
+                (_, Ok(fired)) => {
                     telemetry::timers_fired(fired);
-                    Ok(Fired::Some(fired))
+                    all += fired;
                 }
-                Err(error) => self.postpone(saga_id, error).await,
+                (sagas, Err(error)) => {
+                    for saga_id in sagas {
+                        let error = error.to_string();
+                        self.postpone(saga_id, error).await?;
+                    }
+                    postponed = true;
+                }
             }
         }
-        .instrument(span)
-        .await
+        Ok(match (postponed, all) {
+            (true, _) => Fired::Postponed,
+            (false, 0) => Fired::None,
+            (false, fired) => Fired::Some(fired),
+        })
     }
 
-    async fn fire(&self, tx: &mut sqlx::PgTransaction<'_>, saga_id: Uuid) -> Result<usize, Error> {
-        let timers = table::take_due_timers(tx, saga_id).await?;
-        let fired = timers.len();
-        for timer in timers {
-            let loaded = table::load_for_update(tx, saga_id).await?;
-            let loaded = loaded.ok_or(Error::UnknownSaga(saga_id))?;
-            self.coordinator
-                .turn(tx, loaded, &Input::Timer(timer))
-                .await?;
+    /// Fires the due timers of up to `limit` sagas in one transaction. Which sagas these were, and
+    /// what came of it; an error of the database itself is the outer one.
+    async fn fire(&self, limit: i64) -> Result<(Vec<Uuid>, Result<usize, Error>), Error> {
+        let mut tx = self.pool.begin_with(table::BEGIN).await?;
+        let known = self.coordinator.known();
+        let loaded = table::lock_due_instances(&mut tx, &known, limit).await?;
+        let ids: Vec<Uuid> = loaded.iter().map(|l| l.instance.id).collect();
+        if ids.is_empty() {
+            return Ok((ids, Ok(0)));
         }
-        Ok(fired)
+        let mut turns = Turns::of(&self.coordinator, loaded);
+        let fired = async {
+            let timers = table::take_due_timers(&mut tx, &ids).await?;
+            let fired = timers.len();
+            for (saga_id, timer) in timers {
+                turns.take(saga_id, &Input::Timer(timer))?;
+            }
+            turns.write(&mut tx).await?;
+            Ok(fired)
+        };
+        match fired.await {
+            Ok(fired) => {
+                let committed = tx.commit().await.map_err(Error::from);
+                Ok((ids, committed.map(|()| fired)))
+            }
+            Err(error) => {
+                tx.rollback().await?;
+                Ok((ids, Err(error)))
+            }
+        }
     }
 
-    async fn postpone(&self, saga_id: Uuid, error: Error) -> Result<Fired, Error> {
-        warn!(%error, "a timer could not be fired and is put off");
+    /// Gives sagas their turn whose claims were granted by another one's end.
+    async fn grant(&self) -> Result<usize, Error> {
+        let mut tx = self.pool.begin_with(table::BEGIN).await?;
+        let granted = locks::notice(&mut tx, BATCH).await?;
+        if granted.is_empty() {
+            return Ok(0);
+        }
+        let ids: Vec<Uuid> = granted.iter().map(|granted| granted.saga_id).collect();
+        let loaded = table::load_for_update(&mut tx, &ids).await?;
+        let mut turns = Turns::of(&self.coordinator, loaded);
+        for granted in &granted {
+            let resource = granted.resource.clone();
+            let answer = LockAnswer {
+                resource,
+                granted: true,
+            };
+            turns.take(granted.saga_id, &Input::Lock(answer))?;
+        }
+        turns.write(&mut tx).await?;
+        tx.commit().await?;
+        Ok(granted.len())
+    }
+
+    async fn postpone(&self, saga_id: Uuid, error: impl std::fmt::Display) -> Result<Fired, Error> {
+        warn!(%saga_id, %error, "a timer could not be fired and is put off");
         let mut tx = self.pool.begin_with(table::BEGIN).await?;
         table::postpone_timers(&mut tx, saga_id).await?;
         tx.commit().await?;

@@ -10,7 +10,13 @@ use outbox::{Headers, Message, Payload, Received};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Error, operation::Operation, words::words};
+use crate::{
+    Error,
+    error::without_content,
+    event::{self, Answer},
+    operation::Operation,
+    words::words,
+};
 
 /// The saga's id, also the record key.
 pub const SAGA_ID: &str = "saga-id";
@@ -189,10 +195,37 @@ impl Reply {
             outcome: parsed(message, OUTCOME)?,
         })
     }
+
+    /// With its payload. Of a success it is not read yet: only its step knows how.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reply`], permanent, when a refusal is none.
+    pub fn answered(self, kind: &str, payload: &[u8]) -> Result<event::Reply, Error> {
+        let Self { operation, outcome } = self;
+        let answer = match outcome {
+            Outcome::Succeeded => Answer::Succeeded {
+                kind: kind.to_owned(),
+                payload: payload.to_vec(),
+            },
+            Outcome::Failed => {
+                let refusal = serde_json::from_slice(payload).map_err(|error| Error::Reply {
+                    step: operation.step.clone(),
+                    kind: kind.to_owned(),
+                    reason: without_content(&error),
+                });
+                Answer::Failed(refusal?)
+            }
+            Outcome::Compensated => Answer::Compensated,
+            Outcome::NullCompensated => Answer::NullCompensated,
+            Outcome::Tombstoned => Answer::Tombstoned,
+        };
+        Ok(event::Reply { operation, answer })
+    }
 }
 
 /// The saga a message belongs to, if it says so.
-pub(crate) fn saga_id(message: &Received) -> Result<Uuid, Error> {
+fn saga_id(message: &Received) -> Result<Uuid, Error> {
     parsed(message, SAGA_ID)
 }
 

@@ -12,12 +12,12 @@ use crate::{
         view::{Recorded, Saga, Summary, WaitingView},
     },
     operation::Operation,
-    table::{corrupt, parse_steps, waiting},
+    table::{corrupt, from_json, parse_steps, waiting},
 };
 
-const COLUMNS: &str = "id, definition, version, business_key, status, reason, parked_reason, \
-     waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt, waiting_until, \
-     seq, created_at, updated_at, steps, data";
+const COLUMNS: &str = "id, definition, version, business_key, tags, status, paused, late, reason, \
+     parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt, \
+     waiting_until, seq, created_at, updated_at, ended_at, steps, locks, data";
 
 /// One more saga than asked for, if there are: so the caller knows whether a page follows.
 ///
@@ -52,9 +52,10 @@ pub(crate) async fn list(pool: &PgPool, query: &ListQuery) -> Result<Vec<Saga>, 
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Saga>, Error> {
     let row = sqlx::query_as!(
         Row,
-        "select id, definition, version, business_key, status, reason, parked_reason, waiting_for,
-                waiting_step, waiting_phase, waiting_round, waiting_attempt, waiting_until, seq,
-                created_at, updated_at, steps, data
+        "select id, definition, version, business_key, tags, status, paused, late, reason,
+                parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round,
+                waiting_attempt, waiting_until, seq, created_at, updated_at, ended_at, steps, locks,
+                data
          from saga.instance where id = $1",
         id
     )
@@ -88,7 +89,10 @@ struct Row {
     definition: String,
     version: i32,
     business_key: String,
+    tags: Value,
     status: String,
+    paused: bool,
+    late: bool,
     reason: Option<String>,
     parked_reason: Option<String>,
     waiting_for: Option<String>,
@@ -100,7 +104,9 @@ struct Row {
     seq: i64,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
     steps: Value,
+    locks: Value,
     data: Value,
 }
 
@@ -133,6 +139,9 @@ impl Row {
             definition: self.definition,
             version: self.version,
             business_key: self.business_key,
+            tags: from_json(id, self.tags)?,
+            paused: self.paused,
+            late: self.late,
             status: self.status.parse().map_err(|e| corrupt(id, e))?,
             reason: self.reason,
             parked_reason: self.parked_reason,
@@ -140,10 +149,12 @@ impl Row {
             seq: self.seq,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            ended_at: self.ended_at,
         };
         Ok(Saga {
             summary,
             steps: parse_steps(id, self.steps)?,
+            locks: from_json(id, self.locks)?,
             data: self.data,
         })
     }

@@ -1,11 +1,13 @@
 //! What is shown.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::instance::{Status, StepState, Waiting};
+use crate::instance::{LockState, Status, StepState, Waiting};
 
 /// One saga in the list.
 #[derive(Debug, Serialize)]
@@ -18,8 +20,14 @@ pub struct Summary {
     pub version: i32,
     /// What it is about.
     pub business_key: String,
+    /// Names and values to find it by.
+    pub tags: BTreeMap<String, String>,
     /// Where it stands.
     pub status: Status,
+    /// Whether a person wants it to send nothing.
+    pub paused: bool,
+    /// Whether its deadline has passed.
+    pub late: bool,
     /// Why it turned back, for a person.
     pub reason: Option<String>,
     /// Why it is parked, for a person.
@@ -32,6 +40,8 @@ pub struct Summary {
     pub created_at: DateTime<Utc>,
     /// When it last moved.
     pub updated_at: DateTime<Utc>,
+    /// When it ended; none until then.
+    pub ended_at: Option<DateTime<Utc>>,
 }
 
 /// What a saga waits for, and until when.
@@ -54,6 +64,8 @@ pub struct Saga {
     pub summary: Summary,
     /// Each step, in the definition's order.
     pub steps: Vec<StepState>,
+    /// The resources it holds or waits for.
+    pub locks: Vec<LockState>,
     /// What it knows.
     pub data: Value,
 }
