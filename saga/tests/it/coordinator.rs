@@ -336,7 +336,7 @@ async fn a_late_success_after_nothing_was_found_is_kept_as_an_anomaly() {
     let anomaly = matches!(
         last,
         Some(Event::Ignored {
-            reason: IgnoredBecause::Anomaly,
+            reason: IgnoredBecause::LateSuccess,
             ..
         })
     );

@@ -40,12 +40,12 @@ fn anything() -> impl Strategy<Value = Input> {
             3 => Answer::NullCompensated,
             4 => Answer::Tombstoned,
             _ => {
-                return Input::Timer(Timer {
+                return Input::Timer(Timer::Attempt(Attempt {
                     step,
                     phase,
                     round,
                     attempt,
-                });
+                }));
             }
         };
         Input::Reply(Reply {
@@ -56,7 +56,7 @@ fn anything() -> impl Strategy<Value = Input> {
 }
 
 fn happens(story: Story, what: &Happening) -> Story {
-    let waiting = story.instance.waiting.clone();
+    let waiting = story.instance.waiting();
     match (what, waiting) {
         (Happening::Anything(input), _) => story.input(input),
         (Happening::Timer, _) if !story.timers.is_empty() => story.time_passes(),

@@ -158,10 +158,10 @@ fn an_unknown_pivot_is_never_guessed_at() {
                 "unknown p 1",
                 "parked: p did not answer in time",
             ],
-            &["no timer p action"],
+            &["no timer p action", "parked"],
         )
         .stands(Status::Parked);
-    let waiting = parked.instance.waiting.as_ref().unwrap();
+    let waiting = parked.instance.waiting().unwrap();
     assert_eq!(waiting.what, WaitingFor::LateReply);
 }
 
@@ -219,17 +219,17 @@ fn a_retriable_step_refused_in_every_round_parks_and_never_turns_back() {
                 "failed r 2",
                 "parked: r was refused in each of 2 rounds, at last: no, thank you",
             ],
-            &["no timer r action"],
+            &["no timer r action", "parked"],
         )
         .stands(Status::Parked);
     assert_eq!(
-        parked.instance.waiting.as_ref().unwrap().what,
+        parked.instance.waiting().unwrap().what,
         WaitingFor::Person
     );
-    // The last round is settled: its answer coming again must not count.
+    // The last round is settled: another answer to it must not count.
     parked
         .reply("r", Phase::Action, 2, done("r"))
-        .ignored(IgnoredBecause::Duplicate)
+        .ignored(IgnoredBecause::Contradiction)
         .stands(Status::Parked);
 }
 
@@ -242,7 +242,7 @@ fn an_unknown_retriable_step_parks_and_goes_on_with_a_late_answer() {
                 "unknown r 1",
                 "parked: r did not answer in time",
             ],
-            &["no timer r action"],
+            &["no timer r action", "parked"],
         )
         .succeeds("r")
         .then(
@@ -277,7 +277,7 @@ fn a_compensation_has_a_budget_of_its_own_and_then_parks() {
                 "timed out a compensation 1.3",
                 "parked: the compensation of a did not answer in time",
             ],
-            &["no timer a compensation"],
+            &["no timer a compensation", "parked"],
         )
         .stands(Status::Parked);
     assert_eq!(
@@ -304,8 +304,7 @@ fn a_timeout_sends_the_same_operation_again_after_a_wait() {
         )
         .stands(Status::Running);
     let wait = waiting.timers.values().next().unwrap().1;
-    let (least, most) = (Duration::from_secs(1), Duration::from_secs(2));
-    assert!((least..=most).contains(&wait), "{wait:?}");
+    assert!(wait <= Duration::from_secs(2), "{wait:?}");
     waiting.time_passes().then(
         &["sent a action 1.2"],
         &["send do.v1 to a.commands, action 1", "timer a action 1.2"],
@@ -349,7 +348,10 @@ fn the_wait_doubles_up_to_its_cap() {
     for (tries, full) in [(1, 2), (2, 4), (3, 8), (4, 16), (5, 32), (6, 60), (40, 60)] {
         let wait = backoff.after(tries, key).as_secs_f64();
         let full = f64::from(full);
-        assert!((full / 2.0..=full).contains(&wait), "{tries}: {wait}");
+        assert!((0.0..=full).contains(&wait), "{tries}: {wait}");
+        let longest = (0..200).map(|key| backoff.after(tries, Uuid::from_u128(key)));
+        let longest = longest.max().unwrap().as_secs_f64();
+        assert!(longest > full * 0.9, "{tries}: {longest}");
     }
     let spread = (0..100).map(|key| backoff.after(1, Uuid::from_u128(key)));
     let different: std::collections::BTreeSet<_> = spread.collect();
