@@ -202,7 +202,10 @@ impl Story {
                 WaitingFor::Reply | WaitingFor::Backoff | WaitingFor::Round | WaitingFor::Probe
             )
         };
-        let awaited = now.steps.iter().filter(|s| s.waiting.as_ref().is_some_and(moments));
+        let awaited = now
+            .steps
+            .iter()
+            .filter(|s| s.waiting.as_ref().is_some_and(moments));
         let mut awaited: Vec<_> = awaited
             .map(|step| {
                 Timer::Attempt(Attempt {
@@ -277,6 +280,17 @@ impl Story {
         };
         let timer = Input::Timer(timer.clone());
         self.input(&timer)
+    }
+
+    /// The timer of this step fires.
+    pub(super) fn fires(self, step: &str) -> Self {
+        let mut timers = self.timers.values();
+        let found = timers.find_map(|(timer, _)| match timer {
+            Timer::Attempt(attempt) if attempt.step == step => Some(timer.clone()),
+            _ => None,
+        });
+        let timer = found.unwrap_or_else(|| panic!("{step} has a timer"));
+        self.input(&Input::Timer(timer))
     }
 
     /// What the last step recorded and did, in one line each.
