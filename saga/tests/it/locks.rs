@@ -19,6 +19,8 @@ pub(crate) fn claim(resource: &str, units: i64, capacity: i64) -> Claim {
     }
 }
 
+const NOBODY: [Uuid; 0] = [];
+
 async fn acquire(pool: &PgPool, claims: &[(Uuid, Claim)]) -> Result<Vec<Acquired>, Error> {
     let mut tx = pool.begin().await.unwrap();
     let acquired = locks::acquire(&mut tx, claims).await?;
@@ -75,9 +77,9 @@ async fn an_exclusive_resource_is_passed_on_in_the_order_of_coming() {
     assert_eq!(outcomes, [Granted, Waiting, Waiting, Waiting]);
     assert_eq!(release(&pool, &[first]).await, [second]);
     // Whoever leaves the line from its middle leaves the others in order.
-    assert_eq!(release(&pool, &[third]).await, []);
+    assert_eq!(release(&pool, &[third]).await, NOBODY);
     assert_eq!(release(&pool, &[second]).await, [fourth]);
-    assert_eq!(release(&pool, &[fourth]).await, []);
+    assert_eq!(release(&pool, &[fourth]).await, NOBODY);
     assert_eq!(count(&pool, "saga.lock").await, 0, "nobody claims it");
     assert_eq!(count(&pool, "saga.lock_claim").await, 0);
 }
@@ -92,7 +94,11 @@ async fn what_is_held_together_fits_and_nobody_passes_a_large_one_that_waits() {
         one(&pool, large, "credit", 80, 100).await,
         Acquired::Waiting
     );
-    assert_eq!(release(&pool, &[a]).await, [], "40 are free, 80 are needed");
+    assert_eq!(
+        release(&pool, &[a]).await,
+        NOBODY,
+        "40 are free, 80 are needed"
+    );
     assert_eq!(
         one(&pool, small, "credit", 10, 100).await,
         Acquired::Waiting,
@@ -212,7 +218,7 @@ async fn a_smaller_capacity_takes_nothing_away_and_lets_nobody_in_until_it_fits(
     );
     assert_eq!(one(&pool, last, "credit", 51, 50).await, Acquired::TooLarge);
     assert_eq!(claims(&pool).await[&a], ["credit held"]);
-    assert_eq!(release(&pool, &[a]).await, [], "the large one is first");
+    assert_eq!(release(&pool, &[a]).await, NOBODY, "the large one is first");
     // It was in the line before the capacity fell below it: it gets its turn, alone.
     assert_eq!(release(&pool, &[b]).await, [large]);
     assert_eq!(release(&pool, &[large]).await, [newcomer]);
@@ -243,7 +249,8 @@ async fn what_is_given_up_in_one_call_goes_to_the_line_and_then_to_the_new_claim
     one(&pool, old, "x", 2, 3).await;
     one(&pool, waiter, "x", 2, 3).await;
     let mut tx = pool.begin().await.unwrap();
-    let exchanged = locks::exchange(&mut tx, &[old], &[(new, claim("x", 1, 3))]);
+    let claims = [(new, claim("x", 1, 3))];
+    let exchanged = locks::exchange(&mut tx, &[old], &claims).await.unwrap();
     let expected = Exchanged {
         acquired: vec![Acquired::Granted],
         granted: vec![Granted {
@@ -251,7 +258,7 @@ async fn what_is_given_up_in_one_call_goes_to_the_line_and_then_to_the_new_claim
             resource: "x".to_owned(),
         }],
     };
-    assert_eq!(exchanged.await.unwrap(), expected);
+    assert_eq!(exchanged, expected);
 }
 
 #[tokio::test]
