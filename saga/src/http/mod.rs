@@ -9,13 +9,16 @@
 //! | `GET /sagas` | newest first; `definition`, `status`, `business_key`, `limit` (1–200, 50 unless said), `cursor` |
 //! | `GET /sagas/{id}` | status, reason, what it waits for and until when, each step |
 //! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said) |
+//! | `GET /locks` | claimed resources by name, who holds and who waits; `resource`, `saga_id`, `waiting` (true or false), `limit` (1–200, 50 unless said), `cursor` |
 
 mod problem;
 mod query;
 mod table;
 mod view;
 
+mod locks;
 mod routes;
 
+pub use locks::Locks;
 pub use routes::router;
 pub use view::{Events, List, Recorded, Saga, Summary, WaitingView};

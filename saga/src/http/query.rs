@@ -32,7 +32,7 @@ impl Pairs {
         Some(self.0.swap_remove(index).1)
     }
 
-    fn take_parsed<T>(
+    pub(crate) fn take_parsed<T>(
         &mut self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -127,14 +127,14 @@ pub(crate) fn saga_id(id: Result<Path<String>, PathRejection>) -> Result<Uuid, P
     id.ok_or_else(|| Problem::field("id", "not a UUID"))
 }
 
-fn text(value: &str) -> Result<String, String> {
+pub(crate) fn text(value: &str) -> Result<String, String> {
     match value.contains('\0') {
         true => Err("it contains a NUL character".to_owned()),
         false => Ok(value.to_owned()),
     }
 }
 
-fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, String> {
+pub(crate) fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, String> {
     move |value| {
         let number = value.parse().ok();
         let number = number.filter(|number| (low..=high).contains(number));

@@ -11,6 +11,7 @@ use axum::{
 use sqlx::PgPool;
 
 use crate::http::{
+    locks::locks,
     problem::Problem,
     query::{EventsQuery, ListQuery, Pairs, Place, saga_id},
     table,
@@ -23,6 +24,7 @@ pub fn router(pool: PgPool) -> Router {
         .route("/sagas", get(list))
         .route("/sagas/{id}", get(show))
         .route("/sagas/{id}/events", get(events))
+        .route("/locks", get(locks))
         .with_state(pool)
 }
 

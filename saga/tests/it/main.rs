@@ -6,7 +6,11 @@
 mod barrier;
 mod coordinator;
 mod http;
+mod lock_list;
+mod lock_storm;
+mod locks;
 mod replicas;
+mod retention;
 mod schema;
 mod support;
 mod timers;
