@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use chassis::{Process, config::try_parse_from, telemetry};
+use chassis::{
+    Process,
+    config::{LogFormat, try_parse_from},
+    telemetry,
+};
 use contracts::delivery::{CancelDelivery, ScheduleDelivery};
 use contracts::{Address, topic};
 use outbox::broker::{Broker, Embedded, Topic};
@@ -71,7 +75,7 @@ async fn scheduling_and_cancelling_conforms() {
     let config: delivery_service::Config =
         try_parse_from(arguments.into_iter().map(Into::into)).expect("settings");
     let filter = "warn".parse().expect("a filter");
-    let telemetry = telemetry::init("delivery-service", Default::default(), &filter);
+    let telemetry = telemetry::init("delivery-service", LogFormat::Auto, &filter);
     let shutdown = CancellationToken::new();
     let process = Process {
         telemetry: telemetry.expect("telemetry"),

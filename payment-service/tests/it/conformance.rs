@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use chassis::{Process, config::try_parse_from, telemetry};
+use chassis::{
+    Process,
+    config::{LogFormat, try_parse_from},
+    telemetry,
+};
 use contracts::payment::{AuthorizePayment, ReleasePayment};
 use contracts::{Money, topic};
 use outbox::broker::{Broker, Embedded, Topic};
@@ -64,7 +68,7 @@ async fn authorizing_and_releasing_conforms() {
     let config: payment_service::Config =
         try_parse_from(arguments.into_iter().map(Into::into)).expect("settings");
     let filter = "warn".parse().expect("a filter");
-    let telemetry = telemetry::init("payment-service", Default::default(), &filter);
+    let telemetry = telemetry::init("payment-service", LogFormat::Auto, &filter);
     let shutdown = CancellationToken::new();
     let process = Process {
         telemetry: telemetry.expect("telemetry"),
