@@ -67,7 +67,7 @@ async fn scheduling_and_cancelling_conforms() {
     let broker: Arc<dyn Broker> = Arc::new(Embedded::start().expect("a broker"));
     let topics = [topic::DELIVERY_COMMANDS, topic::ORDER_REPLIES].map(|name| Topic::new(name, 4));
     broker.ensure_topics(&topics).await.expect("topics");
-    let listen = format!("127.0.0.1:{}", testbed::free_port().expect("a port"));
+    let listen = format!("127.0.0.1:{}", testbed::free_port());
     let arguments = ["deliveries", "--migrate", "--database-url", &database.url];
     // The embedded broker is handed over as it is; the setting only has to be there.
     let more = ["--listen", &listen, "--kafka-brokers", "127.0.0.1:9"];
