@@ -74,7 +74,7 @@ async fn scheduling_and_cancelling_conforms() {
     let arguments = [arguments, more].concat();
     let config: delivery_service::Config =
         try_parse_from(arguments.into_iter().map(Into::into)).expect("settings");
-    let filter = "warn".parse().expect("a filter");
+    let filter = "error".parse().expect("a filter");
     let telemetry = telemetry::init("delivery-service", LogFormat::Auto, &filter);
     let shutdown = CancellationToken::new();
     let process = Process {

@@ -67,7 +67,7 @@ async fn authorizing_and_releasing_conforms() {
     let arguments = [arguments, more].concat();
     let config: payment_service::Config =
         try_parse_from(arguments.into_iter().map(Into::into)).expect("settings");
-    let filter = "warn".parse().expect("a filter");
+    let filter = "error".parse().expect("a filter");
     let telemetry = telemetry::init("payment-service", LogFormat::Auto, &filter);
     let shutdown = CancellationToken::new();
     let process = Process {
