@@ -17,6 +17,7 @@ mod stage;
 
 // The measurements.
 mod load;
+mod processor;
 mod recovery;
 mod reducer;
 mod weight;
@@ -32,6 +33,7 @@ use crate::{
     report::{Report, Target},
     sagas::{
         load::Until,
+        processor::Used,
         stage::{Act, Stage},
     },
     settings::{Arguments, SagaPart},
@@ -52,7 +54,7 @@ pub(crate) async fn measure(
             report.aim(name, "1/s", Target::AtLeast(1e6), rate);
         }
         let stage = Arc::new(Stage::start(world, arguments).await?);
-        on(&stage, arguments, report).await?;
+        on(world, &stage, arguments, report).await?;
         if let Some(stage) = Arc::into_inner(stage) {
             stage.stop(world).await?;
         }
@@ -70,7 +72,12 @@ pub(crate) async fn measure(
 }
 
 /// What is measured on a stage that stays up.
-async fn on(stage: &Arc<Stage>, arguments: &Arguments, report: &mut Report) -> Result<()> {
+async fn on(
+    world: &World,
+    stage: &Arc<Stage>,
+    arguments: &Arguments,
+    report: &mut Report,
+) -> Result<()> {
     if arguments.wants_part(SagaPart::Latency) {
         latency(stage, arguments, report).await?;
     }
@@ -79,14 +86,28 @@ async fn on(stage: &Arc<Stage>, arguments: &Arguments, report: &mut Report) -> R
             name: "completed",
             refused: false,
         };
-        throughput(stage, act, Target::AtLeast(800.0), arguments, report).await?;
+        throughput(
+            (world, stage),
+            act,
+            Target::AtLeast(800.0),
+            arguments,
+            report,
+        )
+        .await?;
     }
     if arguments.wants_part(SagaPart::Compensated) {
         let act = Act {
             name: "compensated",
             refused: true,
         };
-        throughput(stage, act, Target::AtLeast(500.0), arguments, report).await?;
+        throughput(
+            (world, stage),
+            act,
+            Target::AtLeast(500.0),
+            arguments,
+            report,
+        )
+        .await?;
     }
     if arguments.wants_part(SagaPart::Weight) {
         weigh(stage, arguments, report).await?;
@@ -117,7 +138,7 @@ async fn latency(stage: &Arc<Stage>, arguments: &Arguments, report: &mut Report)
 }
 
 async fn throughput(
-    stage: &Arc<Stage>,
+    (world, stage): (&World, &Arc<Stage>),
     act: Act,
     target: Target,
     arguments: &Arguments,
@@ -126,7 +147,9 @@ async fn throughput(
     let (pool, in_flight) = (stage.pool(), arguments.in_flight);
     let (before, begun) = (stage.effects().await?, load::clock(pool).await?);
     let until = Until::After(WARM_UP + arguments.length());
+    let used = Used::now(world)?;
     let sagas = load::closed(stage, act, in_flight, until).await?;
+    let used = Used::now(world)?.since(&used);
     stage.verify(act, sagas, before).await?;
     let from = begun + WARM_UP.as_secs_f64();
     let rate = load::rate(pool, act, from, arguments.length()).await?;
@@ -137,14 +160,17 @@ async fn throughput(
         let name = format!("{name}: start → end, {quantile}");
         report.add(&name, "ms", milliseconds(&lives, share));
     }
+    let each = |seconds: f64| seconds * 1e3 / sagas as f64;
+    let name = format!("B5 {}, processor time of a saga", act.name);
+    report.add(&name, "ms", each(used.values().sum()));
+    for (who, seconds) in used {
+        report.add(&format!("{name}: {who}"), "ms", each(seconds));
+    }
     Ok(())
 }
 
 async fn weigh(stage: &Arc<Stage>, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    for (act, target) in [
-        ("weighed", Some(Target::AtMost(12.0))),
-        ("undone", None),
-    ] {
+    for (act, target) in [("weighed", Some(Target::AtMost(12.0))), ("undone", None)] {
         let refused = target.is_none();
         let weight = weight::of(stage, Act { name: act, refused }, arguments.in_flight).await?;
         let what = match refused {

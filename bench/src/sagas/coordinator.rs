@@ -50,7 +50,11 @@ impl Steering {
         ready: oneshot::Sender<()>,
         stop: CancellationToken,
     ) -> Result<()> {
-        let connect = |most| PgPoolOptions::new().max_connections(most).connect(&self.url);
+        let connect = |most| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .connect(&self.url)
+        };
         let pool = connect(CONNECTIONS).await?;
         self.coordinator.register(&pool).await?;
         let timers = self.coordinator.timers(connect(1).await?);

@@ -43,7 +43,9 @@ impl Serving {
         let pool = PgPoolOptions::new().max_connections(CONNECTIONS);
         let pool = pool.connect(&self.url).await?;
         let name = format!("bench.participant-{}", self.number);
-        let participant = Participant::new(&name).action(Booking).compensation(Cancelling);
+        let participant = Participant::new(&name)
+            .action(Booking)
+            .compensation(Cancelling);
         let consumer = Consumer::new(
             &name,
             &[&self.topic],

@@ -26,14 +26,16 @@ impl Role {
         let stop = CancellationToken::new();
         let (ready, readiness) = oneshot::channel();
         let (named, token) = (name.clone(), stop.clone());
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .thread_name(named)
-                .enable_all()
-                .build()?
-                .block_on(work(ready, token))
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .thread_name(named)
+                    .enable_all()
+                    .build()?
+                    .block_on(work(ready, token))
+            })?;
         let role = Self { name, stop, thread };
         if readiness.await.is_err() {
             role.end().await?;

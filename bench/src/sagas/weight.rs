@@ -58,9 +58,11 @@ async fn inspect(pool: &PgPool) -> Result<bool> {
 
 /// Where the WAL ends.
 pub(crate) async fn position(pool: &PgPool) -> Result<String> {
-    Ok(sqlx::query_scalar("select pg_current_wal_flush_lsn()::text")
-        .fetch_one(pool)
-        .await?)
+    Ok(
+        sqlx::query_scalar("select pg_current_wal_flush_lsn()::text")
+            .fetch_one(pool)
+            .await?,
+    )
 }
 
 /// Also says what the WAL consists of, for whoever wants less of it.
@@ -77,6 +79,8 @@ async fn count_commits(pool: &PgPool, from: &str) -> Result<f64> {
         let (count, bytes) = (count / WEIGHED as f64, bytes / WEIGHED as f64);
         eprintln!("  {record}: {count:.2} of a saga, {bytes:.0} B");
     }
-    let commits = records.iter().filter(|(record, ..)| record == "Transaction/COMMIT");
+    let commits = records
+        .iter()
+        .filter(|(record, ..)| record == "Transaction/COMMIT");
     Ok(commits.map(|(_, count, _)| count).sum())
 }
