@@ -83,6 +83,8 @@ impl Retention {
             return Ok(0);
         }
         table::delete_events(&mut tx, &sagas).await?;
+        table::delete_anomalies(&mut tx, &sagas).await?;
+        table::delete_pending(&mut tx, &sagas).await?;
         table::delete_timers(&mut tx, &sagas).await?;
         table::delete_instances(&mut tx, &sagas).await?;
         tx.commit().await?;

@@ -34,7 +34,7 @@ async fn a_second_order_waits_while_it_would_exceed_the_limit_with_the_first() {
     assert_eq!(second["status"], "pending");
     assert_eq!(room.waits_for(&first).await, "reply");
     assert_eq!(room.waits_for(&second).await, "lock");
-    let sent = "outbox.log where topic = 'payment.commands'";
+    let sent = "outbox.log where topic = 'payments.commands'";
     assert_eq!(room.count(sent).await, 1, "nothing is sent for the second");
 
     let timers = room.coordinator.timers(room.pool.clone());

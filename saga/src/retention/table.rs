@@ -37,6 +37,28 @@ pub(super) async fn delete_events(
     Ok(())
 }
 
+/// Takes these sagas off the list of anomalies.
+pub(super) async fn delete_anomalies(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from saga.anomaly where saga_id = any($1)", sagas)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Removes replies to these sagas that no replica could read while they lived.
+pub(super) async fn delete_pending(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!("delete from saga.pending where saga_id = any($1)", sagas)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
 /// Removes timers of these sagas that nobody waits for.
 pub(super) async fn delete_timers(
     tx: &mut PgTransaction<'_>,

@@ -48,6 +48,14 @@ fn retention(pool: &PgPool) -> Retention {
 async fn what_ended_long_ago_goes_with_its_history_and_the_rest_stays_whole() {
     let pool = database("retention").await;
     let (old, young) = (ended(&pool).await, ended(&pool).await);
+    for rest in [
+        "insert into saga.anomaly (saga_id, seq, kind, definition, step, phase, round, outcome)
+         values ($1, 9, 'late_success', 'trip', 'hold', 'action', 1, 'succeeded')",
+        "insert into saga.pending (saga_id, step, phase, round, outcome, kind)
+         values ($1, 'hold', 'action', 1, 'succeeded', 'trip.done.v1')",
+    ] {
+        sqlx::query(rest).bind(old).execute(&pool).await.unwrap();
+    }
     ended_days_ago(&pool, old, 31).await.unwrap();
     ended_days_ago(&pool, young, 29).await.unwrap();
     let kept = history(&pool, young).await;
@@ -57,6 +65,8 @@ async fn what_ended_long_ago_goes_with_its_history_and_the_rest_stays_whole() {
     assert_eq!(history(&pool, young).await, kept);
     let events = usize::try_from(count(&pool, "saga.event").await).unwrap();
     assert_eq!(events, kept.len(), "nothing of the old one");
+    assert_eq!(count(&pool, "saga.anomaly").await, 0);
+    assert_eq!(count(&pool, "saga.pending").await, 0);
 }
 
 #[tokio::test]
@@ -166,7 +176,14 @@ async fn every_table_with_rows_of_a_saga_is_known_to_retention() {
     .await
     .unwrap();
     // The barrier is a participant's, with a retention of its own; a saga with a claim stays.
-    let known = ["barrier", "event", "lock_claim", "timer"];
+    let known = [
+        "anomaly",
+        "barrier",
+        "event",
+        "lock_claim",
+        "pending",
+        "timer",
+    ];
     assert_eq!(
         tables, known,
         "teach saga/src/retention/table.rs to forget the new table, then name it here"
