@@ -10,7 +10,9 @@ fn main() -> ExitCode {
     let config: Config = chassis::config::parse();
     let settings = config.settings.clone();
     chassis::run(delivery_service::NAME, &settings, async |process| {
-        let broker = Kafka::new(config.settings.kafka_brokers.to_string())?;
+        let settings = &config.settings;
+        let broker = Kafka::new(settings.kafka_brokers.to_string())?;
+        let broker = broker.member(settings.kafka_member.clone());
         delivery_service::run(config, Arc::new(broker), process).await?;
         anyhow::Ok(())
     })

@@ -115,7 +115,8 @@ pub(crate) async fn run_if_asked(arguments: &Arguments) -> Result<bool> {
         coordinator: trip::coordinator(&topics, &Endings::default())?,
         topics,
         url,
-        broker: Arc::new(Kafka::new(&variable(BROKERS)?)?),
+        // Known again when it comes back, or its partitions would wait for the dead one.
+        broker: Arc::new(Kafka::new(&variable(BROKERS)?)?.member(Some("coordinator".to_owned()))),
         relay: arguments.relay(),
     };
     let (ready, readiness) = oneshot::channel();

@@ -43,6 +43,8 @@ const MAX_BYTES: &str = "max.message.bytes";
 #[derive(Clone)]
 pub struct Kafka {
     bootstrap: String,
+    /// See [`Kafka::member`].
+    member: Option<String>,
     admin: Arc<AdminClient<Quiet>>,
 }
 
@@ -58,8 +60,19 @@ impl Kafka {
             .map_err(|error| Error::Broker(error.to_string()))?;
         Ok(Self {
             bootstrap,
+            member: None,
             admin: Arc::new(admin),
         })
+    }
+
+    /// A name for this process that it keeps when it is started anew, and no other has: its
+    /// consumers become static members of their groups (KIP-345). One that was killed and comes
+    /// back gets its partitions at once instead of waiting until its former self is missed, which
+    /// takes six seconds; in return, one that stops for good is missed only then.
+    #[must_use]
+    pub fn member(mut self, name: Option<String>) -> Self {
+        self.member = name;
+        self
     }
 
     /// The bootstrap servers.
@@ -183,7 +196,8 @@ impl Broker for Kafka {
     }
 
     fn subscribe(&self, group: &str, topics: &[String]) -> Result<Box<dyn Subscription>, Error> {
-        kafka_consumer::open(config(&self.bootstrap), group, topics)
+        let member = self.member.as_deref();
+        kafka_consumer::open(config(&self.bootstrap), group, member, topics)
     }
 
     fn retention<'a>(

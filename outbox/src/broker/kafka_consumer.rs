@@ -32,6 +32,7 @@ const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn open(
     mut config: ClientConfig,
     group: &str,
+    member: Option<&str>,
     topics: &[String],
 ) -> Result<Box<dyn Subscription>, Error> {
     config
@@ -51,6 +52,9 @@ pub(super) fn open(
         .set("topic.metadata.refresh.interval.ms", "10000")
         // Bounds the memory of fetched and not yet handled records.
         .set("queued.max.messages.kbytes", "16384");
+    if let Some(member) = member {
+        config.set("group.instance.id", member);
+    }
     let failed = |error: KafkaError| Error::Broker(error.to_string());
     let consumer =
         BaseConsumer::from_config_and_context(&config, Ledger::default()).map_err(failed)?;
