@@ -45,14 +45,14 @@ const WRONG: &str = "
     select 'nobody claims ' || l.resource from saga.lock l
       where not exists (select from saga.lock_claim c where c.resource = l.resource)";
 
-const RESOURCES: u64 = 5;
+const RESOURCES: u64 = 8;
 const RUNS: u64 = 50;
-const WORKERS: u64 = 8;
+const WORKERS: u64 = 6;
 /// Pairs of sagas of one worker in one run.
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 2;
 
 fn capacity(resource: u64) -> i64 {
-    [1, 1, 2, 3, 10][usize::try_from(resource).unwrap()]
+    [1, 1, 2, 2, 3, 5, 8, 10][usize::try_from(resource).unwrap()]
 }
 
 /// Claims of up to three resources, in any order of names.
