@@ -190,10 +190,14 @@ pub(crate) fn barrier(participant: &str, phase: Phase, outcome: &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
     use metrics::{
-        Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+        Counter, CounterFn, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder,
+        SharedString, Unit,
     };
 
     use super::*;
@@ -205,12 +209,34 @@ mod tests {
 
     struct Line(Ledger, String);
 
+    impl Ledger {
+        /// These lines, with names that stand in the table of this file.
+        fn written_as(&self, expected: &[&str]) {
+            assert_eq!(*self.0.lock().unwrap(), expected);
+            let table = include_str!("telemetry.rs");
+            for line in expected {
+                let name = line.split(' ').next().unwrap();
+                let row = format!("//! | `{name}`");
+                assert!(table.contains(&row), "{name} is in the table");
+            }
+        }
+    }
+
     impl CounterFn for Line {
         fn increment(&self, by: u64) {
             let line = format!("{} +{by}", self.1);
             self.0.0.lock().unwrap().push(line);
         }
         fn absolute(&self, _: u64) {}
+    }
+
+    impl GaugeFn for Line {
+        fn increment(&self, _: f64) {}
+        fn decrement(&self, _: f64) {}
+        fn set(&self, value: f64) {
+            let line = format!("{} ={value}", self.1);
+            self.0.0.lock().unwrap().push(line);
+        }
     }
 
     impl Recorder for Ledger {
@@ -222,8 +248,8 @@ mod tests {
             let line = key.name().to_owned() + &labels.collect::<String>();
             Counter::from_arc(Arc::new(Line(self.clone(), line)))
         }
-        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::noop()
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(Arc::new(Line(self.clone(), key.name().to_owned())))
         }
         fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
             Histogram::noop()
@@ -261,8 +287,7 @@ mod tests {
                 count("trip", &event);
             }
         });
-        let lines = ledger.0.lock().unwrap().clone();
-        let expected = [
+        ledger.written_as(&[
             "saga_replies_ignored_total reason=duplicate +1",
             "saga_replies_ignored_total reason=late_success +1",
             "saga_anomalies_total definition=trip kind=late_success +1",
@@ -270,15 +295,36 @@ mod tests {
             "saga_step_outcomes_total definition=trip step=pay phase=action outcome=unknown +1",
             "saga_ended_total definition=trip status=completed +1",
             "saga_ended_total definition=trip status=compensated +1",
-        ];
-        assert_eq!(lines, expected);
-        let table = include_str!("telemetry.rs");
-        for line in lines {
-            let name = line.split(' ').next().unwrap();
-            assert!(
-                table.contains(&format!("//! | `{name}`")),
-                "{name} is in the table"
-            );
-        }
+        ]);
+    }
+
+    #[test]
+    fn claims_and_forgetting_are_counted_under_the_names_above() {
+        let ledger = Ledger::default();
+        let seen = Seen {
+            waiting: 3,
+            unnoticed: 2,
+            oldest_waiting: Duration::from_millis(1500),
+            oldest_held: Duration::from_secs(60),
+            told: Vec::new(),
+        };
+        metrics::with_local_recorder(&ledger, || {
+            let acquired = [Acquired::Granted, Acquired::Waiting, Acquired::TooLarge];
+            claims(&acquired, 0);
+            claims(&[], 7);
+            locks(&seen);
+            forgotten(5);
+        });
+        ledger.written_as(&[
+            "saga_lock_claims_total outcome=granted +1",
+            "saga_lock_claims_total outcome=waiting +1",
+            "saga_lock_claims_total outcome=too_large +1",
+            "saga_lock_granted_from_line_total +7",
+            "saga_lock_waiting =3",
+            "saga_lock_unnoticed =2",
+            "saga_lock_oldest_waiting_seconds =1.5",
+            "saga_lock_oldest_held_seconds =60",
+            "saga_retention_forgotten_total +5",
+        ]);
     }
 }
