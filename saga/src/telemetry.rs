@@ -12,6 +12,8 @@
 //! | `saga_timers_fired_total` | counter | — | timers turned into a decision |
 //! | `saga_timers_postponed_total` | counter | — | timers whose firing failed |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
+//! | `saga_external_total` | counter | step, answer | what effects outside of the database answered when called, probed or revoked |
+//! | `saga_barrier_forgotten_total` | counter | — | barrier rows removed by retention |
 //!
 //! Counted when decided, inside the transaction: one that is rolled back and redone counts twice.
 //!
@@ -108,6 +110,17 @@ pub(crate) fn barrier(participant: &str, phase: Phase, outcome: &'static str) {
         "participant" => participant.to_owned(), "phase" => phase.as_str(), "outcome" => outcome
     )
     .increment(1);
+}
+
+/// What an effect outside of the database answered: `done`, `refused`, `silent` to a call; `found`,
+/// `found_refused`, `not_found`, `unknown` to a probe; `revoked`.
+pub(crate) fn external(step: &str, answer: &'static str) {
+    counter!("saga_external_total", "step" => step.to_owned(), "answer" => answer).increment(1);
+}
+
+/// Retention removed barrier rows.
+pub(crate) fn barrier_forgotten(rows: u64) {
+    counter!("saga_barrier_forgotten_total").increment(rows);
 }
 
 #[cfg(test)]

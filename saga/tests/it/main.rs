@@ -5,7 +5,11 @@
 
 mod barrier;
 mod coordinator;
+mod external;
+mod forgetting;
 mod http;
+mod outside;
+mod probing;
 mod replicas;
 mod schema;
 mod support;

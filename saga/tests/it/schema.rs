@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use saga::{
     Phase,
     instance::{Status, WaitingFor},
+    participant::State,
     wire::Outcome,
 };
 use sqlx::PgPool;
@@ -42,6 +43,10 @@ async fn the_database_knows_the_same_words_as_the_program() {
     assert_eq!(
         allowed(&pool, "barrier_phase_known").await,
         words(Phase::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "barrier_state_known").await,
+        words(State::ALL)
     );
     let mut outcomes = words(Outcome::ALL);
     outcomes.extend(words(Phase::ALL));
