@@ -139,7 +139,10 @@ async fn an_outside_that_does_not_answer_is_not_waited_for() {
     let pool = database("hanging").await;
     let outside = Outside::new(&[Turn::Hangs]).impatient();
     let action = action();
-    fails(&pool, &outside, &command(&action, "")).await;
+    let forwards = command(&action, "");
+    let failing = fails(&pool, &outside, &forwards);
+    let failed = tokio::time::timeout(PATIENCE, failing).await;
+    failed.expect("it is waited for");
     ask(&pool, &outside, &command(&action, "")).await.unwrap();
     done_once(&pool, &outside, &action).await;
 }
@@ -388,6 +391,32 @@ async fn two_workers_at_one_operation_make_one_call() {
     second.await.unwrap().unwrap();
     done_once(&pool, &outside, &action).await;
     assert_eq!(outside.calls(), ["call"], "the second one waited");
+}
+
+#[tokio::test]
+async fn whoever_was_second_at_the_intent_probes_before_it_calls() {
+    let (pool, outside) = (database("second").await, Outside::new(&[]));
+    let action = action();
+    let mut first = pool.begin().await.unwrap();
+    sqlx::query(
+        "insert into saga.barrier
+           (saga_id, step, round, phase, op_key, state, command_kind, command)
+         values ($1, $2, $3, 'action', $4, 'running', 'trip.do.v1', '{\"mood\": \"\"}')",
+    )
+    .bind(action.saga_id)
+    .bind(&action.step)
+    .bind(action.round)
+    .bind(action.key())
+    .execute(&mut *first)
+    .await
+    .unwrap();
+    let second = spawn(&pool, &outside, &command(&action, ""));
+    somebody_waits(&pool).await;
+    // The first one commits its intent, and dies.
+    first.commit().await.unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(outside.calls(), ["probe", "call"]);
+    done_once(&pool, &outside, &action).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
