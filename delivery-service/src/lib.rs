@@ -27,6 +27,7 @@ use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
+use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio_util::sync::CancellationToken;
@@ -112,10 +113,13 @@ async fn consume(
     let consumer = outbox::Consumer::new(
         NAME,
         &[topic::DELIVERY_COMMANDS],
-        pool,
+        pool.clone(),
         broker,
         participant(),
     )
     .with(batches);
-    service::consume(consumer, started, shutdown).await
+    let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());
+    let consuming = service::consume(consumer, started, shutdown);
+    tokio::try_join!(consuming, async { Ok(forgetting.await?) })?;
+    Ok(())
 }

@@ -11,11 +11,12 @@ use uuid::Uuid;
 /// The currencies the shop sells in.
 pub const CURRENCIES: [&str; 5] = ["CHF", "EUR", "GBP", "SEK", "USD"];
 /// The card provider's tokens, as in a real provider's test mode.
-pub const PAYMENT_METHODS: [&str; 5] = [
+pub const PAYMENT_METHODS: [&str; 6] = [
     "pm_card_visa",
     "pm_card_declined",
     "pm_insufficient_funds",
     "pm_flaky",
+    "pm_lost_answer",
     "pm_timeout",
 ];
 /// The most items of an order.

@@ -2,60 +2,109 @@
 //!
 //! Each has the same lines: lock, decide, write, answer; begin and commit are the consumer's.
 
+use std::sync::Arc;
+
 use contracts::payment::{
     AuthorizePayment, CapturePayment, PaymentAuthorized, PaymentCaptured, ReleasePayment,
 };
 use outbox::Error;
 use saga::Participant;
-use saga::participant::{Action, Answer, Compensation, Context};
+use saga::participant::{
+    Action, Admission, Answer, Called, Compensation, Context, External, Probed, Settled,
+};
 use saga::wire::Refusal;
-use sqlx::PgTransaction;
+use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
-use crate::gateway::{Authorization, Gateway};
+use crate::gateway::{Authorization, Declined, Gateway, Hold, Known};
 use crate::payment::{Movement, Payment, Status, Verdict};
 use crate::table;
 
-/// Everything this service can be asked to do.
+/// Everything this service can be asked to do, with this card provider. `intents` is a small pool on
+/// the service's database, not the consumer's: see [`Participant::external`].
 #[must_use]
-pub fn participant() -> Participant {
+pub fn participant<G: Gateway>(gateway: Arc<G>, intents: PgPool) -> Participant {
+    let authorize = Authorize {
+        gateway: gateway.clone(),
+    };
     Participant::new(crate::NAME)
-        .action(Authorize::default())
+        .external(authorize, intents)
         .action(Capture)
-        .compensation(Release)
+        .compensation(Release { gateway })
 }
 
-/// Customer → held, if the card provider agrees.
-#[derive(Debug, Default)]
-struct Authorize {
-    gateway: Gateway,
+/// Customer → held, if the card provider agrees. The provider is asked outside of the transaction
+/// that moves the money: see [`saga::participant::External`].
+#[derive(Debug)]
+struct Authorize<G> {
+    gateway: Arc<G>,
 }
 
-impl Action for Authorize {
+impl<G: Gateway> External for Authorize<G> {
     type Command = AuthorizePayment;
     type Reply = PaymentAuthorized;
+    type Receipt = ();
 
-    async fn execute(
+    async fn admit(
         &self,
         tx: &mut PgTransaction<'_>,
+        _: &Context,
+        command: &AuthorizePayment,
+    ) -> Result<Admission, Error> {
+        Ok(match table::is_paid(tx, command.order_id).await? {
+            true => Admission::Refused(paid_before()),
+            false => Admission::Begin,
+        })
+    }
+
+    async fn call(
+        &self,
         context: &Context,
-        command: AuthorizePayment,
-    ) -> Result<Answer<PaymentAuthorized>, Error> {
-        let authorized = self
-            .gateway
-            .authorize(context.op_key, &command.payment_method)
-            .map_err(Error::transient)?;
-        match authorized {
-            Authorization::Approved => {}
-            Authorization::Declined { code, message } => return Ok(refused(code, message)),
-            Authorization::NoAnswer => return Ok(Answer::Silent),
-        }
+        command: &AuthorizePayment,
+    ) -> Result<Called<()>, Error> {
+        let hold = Hold {
+            payment_method: command.payment_method.clone(),
+            amount: command.amount,
+        };
+        let answer = self.gateway.authorize(context.op_key, &hold).await;
+        Ok(match answer.map_err(Error::transient)? {
+            Authorization::Approved => Called::Done(()),
+            Authorization::Declined(declined) => Called::Refused(refusal(declined)),
+            Authorization::NoAnswer => Called::Silent,
+        })
+    }
+
+    async fn probe(&self, context: &Context, _: &AuthorizePayment) -> Result<Probed<()>, Error> {
+        let known = self.gateway.lookup(context.op_key).await;
+        Ok(match known.map_err(Error::transient)? {
+            Known::Approved => Probed::Found(()),
+            Known::Declined(declined) => Probed::Refused(refusal(declined)),
+            Known::Voided => Probed::Refused(voided()),
+            Known::Nothing => Probed::NotFound,
+        })
+    }
+
+    async fn revoke(&self, context: &Context, _: &AuthorizePayment) -> Result<bool, Error> {
+        let key = context.op_key;
+        let voided = self.gateway.void(key, key).await;
+        voided.map_err(Error::transient)?;
+        Ok(true)
+    }
+
+    async fn settle(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        _: &Context,
+        command: &AuthorizePayment,
+        (): (),
+    ) -> Result<Settled<PaymentAuthorized>, Error> {
         let id = Uuid::now_v7();
-        let Some(payment) = table::insert_payment(tx, id, &command).await? else {
-            return Ok(refused("paid_before", "The order has a payment already."));
+        let Some(payment) = table::insert_payment(tx, id, command).await? else {
+            // Another saga of the same order was faster than our look at it.
+            return Ok(Settled::Refused(paid_before()));
         };
         table::post(tx, &payment, &payment.postings(Movement::Hold)).await?;
-        Ok(Answer::Done(PaymentAuthorized { payment_id: id }))
+        Ok(Settled::Done(PaymentAuthorized { payment_id: id }))
     }
 }
 
@@ -89,23 +138,30 @@ impl Action for Capture {
     }
 }
 
-/// Held → customer.
+/// Held → customer, and the provider lets go of the card.
 #[derive(Debug)]
-struct Release;
+struct Release<G> {
+    gateway: Arc<G>,
+}
 
-impl Compensation for Release {
+impl<G: Gateway> Compensation for Release<G> {
     type Command = ReleasePayment;
 
     async fn compensate(
         &self,
         tx: &mut PgTransaction<'_>,
-        _: &Context,
+        context: &Context,
         command: ReleasePayment,
     ) -> Result<(), Error> {
         let payment = table::lock_payment(tx, command.order_id).await?;
         let payment = payment.ok_or_else(|| Error::permanent("the payment to release is gone"))?;
         match payment.status.decide(Movement::Release) {
-            Verdict::Move(status) => shift(tx, &payment, Movement::Release, status).await,
+            Verdict::Move(status) => {
+                let (key, authorization) = (context.op_key, context.action_key());
+                let voided = self.gateway.void(key, authorization).await;
+                voided.map_err(Error::transient)?;
+                shift(tx, &payment, Movement::Release, status).await
+            }
             Verdict::Already => Ok(()),
             // Not a refusal, which a compensation may not give: a person has to look at it.
             Verdict::Impossible => Err(Error::permanent("the payment to release is captured")),
@@ -127,4 +183,16 @@ async fn shift(
 
 fn refused<R>(code: &str, message: &str) -> Answer<R> {
     Answer::Refused(Refusal::new(code, message))
+}
+
+fn paid_before() -> Refusal {
+    Refusal::new("paid_before", "The order has a payment already.")
+}
+
+fn refusal(declined: Declined) -> Refusal {
+    Refusal::new(declined.code, declined.message)
+}
+
+fn voided() -> Refusal {
+    Refusal::new("voided", "The money was given back before it was held.")
 }

@@ -1,6 +1,8 @@
 //! Settings of payment-service.
 
-use chassis::config::Settings;
+use std::time::Duration;
+
+use chassis::config::{Settings, duration};
 
 /// Authorizes, captures and releases money, and keeps a ledger that sums to zero.
 #[derive(Debug, Clone, clap::Parser)]
@@ -24,4 +26,17 @@ pub struct Config {
         value_parser = clap::value_parser!(u16).range(1..=1000)
     )]
     pub topic_partitions: u16,
+
+    /// How long the barrier remembers an operation after it was answered. Must be longer than the
+    /// 24 h for which a command may be begun; longer than the longest time a saga waits for a
+    /// person, or what comes for it afterwards needs one as well. Costs a row of some hundred bytes
+    /// for each operation.
+    #[arg(
+        long,
+        env = "BARRIER_RETENTION",
+        value_name = "DURATION",
+        default_value = "15d",
+        value_parser = duration
+    )]
+    pub barrier_retention: Duration,
 }

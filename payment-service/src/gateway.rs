@@ -1,126 +1,94 @@
-//! The card provider, simulated: it answers by the token alone, as a real provider's test mode
-//! does.
+//! The card provider, as this service sees it: three calls, each with an idempotency key.
 //!
-//! What if we die here: a real provider takes the operation's key as its idempotency key and
-//! answers the same to the same key. So does this one; it forgets its counts with the process,
-//! and then `pm_flaky` errs twice again.
+//! Providers' interfaces look like this one. The service's participant is written against it, and
+//! against the promise that the same key gets the same effect and the same answer. There are two:
+//! [`Fake`] for the shop, and whatever a test scripts.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+mod fake;
 
+use std::future::Future;
+
+use contracts::Money;
 use uuid::Uuid;
 
-/// How often [`FLAKY`] errs before it works.
-const FLAKY_ERRORS: u32 = 2;
-/// How many operations are remembered; enough for every retry that is under way.
-const REMEMBERED: usize = 10_000;
+pub use fake::Fake;
 
-const VISA: &str = "pm_card_visa";
-const DECLINED: &str = "pm_card_declined";
-const INSUFFICIENT_FUNDS: &str = "pm_insufficient_funds";
-const FLAKY: &str = "pm_flaky";
-const TIMEOUT: &str = "pm_timeout";
+/// What a provider does.
+pub trait Gateway: Send + Sync + 'static {
+    /// Holds money on a card, once per key.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`]: nobody knows whether it was done; ask with [`Gateway::lookup`].
+    fn authorize(
+        &self,
+        key: Uuid,
+        hold: &Hold,
+    ) -> impl Future<Output = Result<Authorization, Unavailable>> + Send;
 
-/// The simulated provider.
-#[derive(Debug, Default)]
-pub struct Gateway {
-    /// Failed attempts by operation. Outside of any transaction, as a provider's memory is: a
-    /// rolled back transaction must not make it forget.
-    errors: Mutex<HashMap<Uuid, u32>>,
+    /// Lets go of what was authorized under `authorization`. One that is not known can never be
+    /// authorized from then on. `key` is the void's own; voiding again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`]: ask again.
+    fn void(
+        &self,
+        key: Uuid,
+        authorization: Uuid,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
+
+    /// What is known of a key given to [`Gateway::authorize`].
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`]: ask again.
+    fn lookup(&self, key: Uuid) -> impl Future<Output = Result<Known, Unavailable>> + Send;
+}
+
+/// What is to be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// The provider's token for a card.
+    pub payment_method: String,
+    /// How much.
+    pub amount: Money,
 }
 
 /// What the provider says to an authorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authorization {
-    /// The money is good.
+    /// The money is held.
     Approved,
-    /// It is not, with a code for programs and a sentence for people.
-    Declined {
-        /// As in the provider's documentation.
-        code: &'static str,
-        /// What a person is told.
-        message: &'static str,
-    },
-    /// Nothing, ever.
+    /// It is not, and will not be under this key.
+    Declined(Declined),
+    /// Nothing, ever, and nothing is held: only a fake knows that of itself.
     NoAnswer,
 }
 
-/// The provider could not be asked; asking again may work.
+/// Why money is not held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Declined {
+    /// As in the provider's documentation.
+    pub code: &'static str,
+    /// What a person is told.
+    pub message: &'static str,
+}
+
+/// What the provider knows of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// The money is held.
+    Approved,
+    /// It never was.
+    Declined(Declined),
+    /// It is not held any more, or was kept from ever being.
+    Voided,
+    /// Nothing.
+    Nothing,
+}
+
+/// The provider could not be asked, or its answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the card gateway is unavailable (attempt {attempt})")]
-pub struct Unavailable {
-    /// How often this operation has been tried.
-    pub attempt: u32,
-}
-
-impl Gateway {
-    /// Asks for money. `op_key` names the operation: the same key gets the same answer.
-    ///
-    /// # Errors
-    ///
-    /// [`Unavailable`] for the first two attempts with `pm_flaky`.
-    pub fn authorize(
-        &self,
-        op_key: Uuid,
-        payment_method: &str,
-    ) -> Result<Authorization, Unavailable> {
-        let declined = |code, message| Ok(Authorization::Declined { code, message });
-        match payment_method {
-            VISA => Ok(Authorization::Approved),
-            DECLINED => declined("card_declined", "The card was declined."),
-            INSUFFICIENT_FUNDS => declined(
-                "insufficient_funds",
-                "There is not enough money on the card.",
-            ),
-            FLAKY => self.flaky(op_key),
-            TIMEOUT => Ok(Authorization::NoAnswer),
-            _ => declined(
-                "unknown_payment_method",
-                "The payment method is not known to the card provider.",
-            ),
-        }
-    }
-
-    fn flaky(&self, op_key: Uuid) -> Result<Authorization, Unavailable> {
-        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        if errors.len() >= REMEMBERED {
-            errors.clear();
-        }
-        let count = errors.entry(op_key).or_default();
-        if *count >= FLAKY_ERRORS {
-            return Ok(Authorization::Approved);
-        }
-        *count += 1;
-        Err(Unavailable { attempt: *count })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flaky_card_works_at_the_third_try_of_each_operation() {
-        let gateway = Gateway::default();
-        for op_key in [Uuid::from_u128(1), Uuid::from_u128(2)] {
-            for attempt in [1, 2] {
-                assert_eq!(
-                    gateway.authorize(op_key, FLAKY),
-                    Err(Unavailable { attempt })
-                );
-            }
-            for _again in 0..2 {
-                assert_eq!(
-                    gateway.authorize(op_key, FLAKY),
-                    Ok(Authorization::Approved)
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn an_unknown_token_is_declined() {
-        let answer = Gateway::default().authorize(Uuid::nil(), "pm_gold");
-        assert!(matches!(answer, Ok(Authorization::Declined { .. })));
-    }
-}
+#[error("the card gateway is unavailable: {0}")]
+pub struct Unavailable(pub &'static str);

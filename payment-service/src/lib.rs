@@ -6,7 +6,9 @@
 //! the database refuses any other. **Not promised**: anything about real cards: the gateway is
 //! simulated and answers by the token alone.
 //!
-//! **What if we die here**: a command and everything it did are one transaction. It comes again.
+//! **What if we die here**: a command and everything it did are one transaction. It comes again. What
+//! the card provider was asked is noted before, and looked up under its key when the command comes
+//! again.
 
 mod config;
 
@@ -28,15 +30,22 @@ use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
+use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio_util::sync::CancellationToken;
+
+use gateway::Fake;
 
 pub use commands::participant;
 pub use config::Config;
 
 /// The service's name: in logs and metrics, and as a consumer.
 pub const NAME: &str = "payment-service";
+
+/// Connections for noting that the card provider is about to be asked; each is used for one
+/// statement.
+const INTENTS: u32 = 4;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -110,13 +119,17 @@ async fn consume(
         on_poison: OnPoison::SkipMessage,
         ..incoming::Config::default()
     };
+    let intents = database::pool(&settings.database_url, INTENTS, "payment-service intents");
     let consumer = outbox::Consumer::new(
         NAME,
         &[topic::PAYMENT_COMMANDS],
-        pool,
+        pool.clone(),
         broker,
-        participant(),
+        participant(Arc::new(Fake::default()), intents),
     )
     .with(batches);
-    service::consume(consumer, started, shutdown).await
+    let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());
+    let consuming = service::consume(consumer, started, shutdown);
+    tokio::try_join!(consuming, async { Ok(forgetting.await?) })?;
+    Ok(())
 }

@@ -35,6 +35,16 @@ pub(crate) async fn insert_payment(
     .await
 }
 
+/// Whether the order has a payment, whatever became of it.
+pub(crate) async fn is_paid(tx: &mut PgTransaction<'_>, order_id: Uuid) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from payments.payment where order_id = $1) as "is_paid!""#,
+        order_id,
+    )
+    .fetch_one(&mut **tx)
+    .await
+}
+
 /// The order's payment, locked until the transaction ends.
 pub(crate) async fn lock_payment(
     tx: &mut PgTransaction<'_>,

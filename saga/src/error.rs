@@ -122,6 +122,37 @@ pub enum Error {
     /// An operation is being carried out by somebody else and has no answer yet.
     #[error("operation {0} has no answer yet")]
     Running(Uuid),
+    /// What an external action calls did not answer in time: nobody knows what became of it. Met by
+    /// a participant; the operation is probed when its command comes again.
+    #[error("operation {0}: no answer from outside within {1:?}")]
+    Overdue(Uuid, std::time::Duration),
+    /// An external action's own rows speak against what was done outside, and that cannot be
+    /// revoked. Met by a participant; trying again helps once it can.
+    #[error("operation {0} was done outside, is refused here and could not be revoked")]
+    Irrevocable(Uuid),
+    /// A compensation or a question about a saga so old that its barrier rows may have been
+    /// removed: that none is found says nothing. Met by a participant; a person has to look.
+    #[error(
+        "step {step} of saga {saga_id} may have taken effect and been forgotten: look at the \
+         participant's own records, then complete or skip the step by hand"
+    )]
+    Forgotten {
+        /// The saga.
+        saga_id: Uuid,
+        /// The step.
+        step: String,
+    },
+    /// Barrier rows were to be kept for too short a time. Met at start.
+    #[error(
+        "the barrier would forget operations after {retention:?}, but a command may be begun for \
+         {expiry:?}: keep its rows for longer than that, or a late command takes effect twice"
+    )]
+    Retention {
+        /// What was asked for.
+        retention: std::time::Duration,
+        /// How long a command may be begun.
+        expiry: std::time::Duration,
+    },
 }
 
 impl Error {
@@ -130,7 +161,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Outbox(error) => error.is_transient(),
-            Self::Conflict(_) | Self::Running(_) => true,
+            Self::Conflict(_) | Self::Running(_) | Self::Overdue(..) | Self::Irrevocable(_) => true,
             _ => false,
         }
     }

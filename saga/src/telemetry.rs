@@ -24,6 +24,8 @@
 //! | `saga_lock_oldest_held_seconds` | gauge | — | how long the oldest claim is held; 0 if none is |
 //! | `saga_retention_forgotten_total` | counter | — | ended sagas removed with their history |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
+//! | `saga_external_total` | counter | step, answer | what effects outside of the database answered when called, probed or revoked |
+//! | `saga_barrier_forgotten_total` | counter | — | barrier rows removed by retention |
 //!
 //! Counted when decided, inside the transaction: one that is rolled back and redone counts twice.
 //!
@@ -186,6 +188,17 @@ pub(crate) fn barrier(participant: &str, phase: Phase, outcome: &'static str) {
         "participant" => participant.to_owned(), "phase" => phase.as_str(), "outcome" => outcome
     )
     .increment(1);
+}
+
+/// What an effect outside of the database answered: `done`, `refused`, `silent` to a call; `found`,
+/// `found_refused`, `not_found`, `unknown` to a probe; `revoked`.
+pub(crate) fn external(step: &str, answer: &'static str) {
+    counter!("saga_external_total", "step" => step.to_owned(), "answer" => answer).increment(1);
+}
+
+/// Retention removed barrier rows.
+pub(crate) fn barrier_forgotten(rows: u64) {
+    counter!("saga_barrier_forgotten_total").increment(rows);
 }
 
 #[cfg(test)]

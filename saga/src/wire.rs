@@ -5,6 +5,8 @@
 //! is whole and consistent (the op_key is the one its saga, step, phase and round derive).
 //! Not promised: that anybody awaits it; that is for [`decide`](crate::decide).
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use outbox::{Headers, Message, Payload, Received};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,8 @@ pub const EXPIRES_AT: &str = "saga-expires-at";
 /// `true` on a command that does not ask for the action but what became of it; see
 /// [`Command::probe`].
 pub const PROBE: &str = "saga-probe";
+/// How long after it was sent an action may be begun. Participants keep their barrier rows longer.
+pub const COMMAND_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What came of it; replies only.
 pub const OUTCOME: &str = "saga-outcome";
 

@@ -85,6 +85,17 @@ async fn a_gateway_that_errs_twice_delays_the_order_and_no_more() {
 }
 
 #[tokio::test]
+async fn an_answer_of_the_gateway_that_is_lost_is_found_and_the_order_paid_once() {
+    let told = tell(|customer| shop::paid_with(customer, "pm_lost_answer")).await;
+    assert_eq!(told.order.status, "confirmed");
+    assert_eq!(
+        told.story(),
+        [AUTHORIZED, SCHEDULED, CAPTURED, HANDED_OVER, "completed"]
+    );
+    told.assert_paid().await;
+}
+
+#[tokio::test]
 async fn a_payment_that_never_answers_is_unknown_and_its_compensation_finds_nothing_to_undo() {
     let told = tell(|customer| shop::paid_with(customer, "pm_timeout")).await;
     assert_eq!(told.order.status, "rejected");

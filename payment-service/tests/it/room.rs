@@ -1,5 +1,7 @@
 //! One service in a database of its own, spoken to as its consumer and its clients do.
 
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use chrono::{TimeDelta, Utc};
@@ -7,6 +9,7 @@ use contracts::Money;
 use contracts::payment::{AuthorizePayment, CapturePayment, ReleasePayment};
 use contracts::topic;
 use outbox::{Error, Handler, Payload, Received};
+use payment_service::gateway::Fake;
 use saga::wire::Command;
 use saga::{Operation, Participant, Phase};
 use serde_json::Value;
@@ -17,6 +20,8 @@ use uuid::Uuid;
 
 pub(crate) struct Room {
     pub(crate) pool: PgPool,
+    /// The card provider. It remembers what a rolled back transaction forgets.
+    pub(crate) provider: Arc<Fake>,
     participant: Participant,
 }
 
@@ -32,8 +37,14 @@ impl Room {
         let database = Database::fresh("payments").await;
         let pool = database.pool(8).await.expect("a pool");
         payment_service::migrate(&pool).await.expect("migrations");
-        let participant = payment_service::participant();
-        Self { pool, participant }
+        let intents = database.pool(2).await.expect("a pool");
+        let provider = Arc::new(Fake::default());
+        let participant = payment_service::participant(provider.clone(), intents);
+        Self {
+            pool,
+            provider,
+            participant,
+        }
     }
 
     /// Delivers a command as the consumer does: one transaction, rolled back on an error. `None`
@@ -59,6 +70,15 @@ impl Room {
     pub(crate) async fn answer(&self, command: &Received) -> Answer {
         let answer = self.deliver(command).await.expect("no error");
         answer.expect("an answer")
+    }
+
+    /// A command whose transaction is rolled back after it was handled, as when the process dies, or
+    /// another message of its batch is sick.
+    pub(crate) async fn die_after(&self, command: &Received) {
+        let mut tx = self.pool.begin().await.expect("a transaction");
+        let handled = self.participant.handle(&mut tx, command).await;
+        handled.expect("no error");
+        tx.rollback().await.expect("rolled back");
     }
 
     pub(crate) async fn count(&self, table: &'static str) -> i64 {
@@ -125,6 +145,20 @@ impl Order {
         format!("held:{}", self.customer_id)
     }
 
+    /// What the card provider knows the authorization by.
+    pub(crate) fn authorization_key(&self) -> Uuid {
+        self.operation("authorize-payment", Phase::Action).key()
+    }
+
+    /// What became of the authorization?
+    pub(crate) fn probe(&self) -> Received {
+        let mut question = self.authorize();
+        question
+            .headers
+            .insert(saga::wire::PROBE.to_owned(), "true".to_owned());
+        question
+    }
+
     pub(crate) fn authorize(&self) -> Received {
         let command = AuthorizePayment {
             order_id: self.order_id,
@@ -151,12 +185,7 @@ impl Order {
     }
 
     fn command<P: Payload>(&self, step: &str, phase: Phase, payload: &P) -> Received {
-        let operation = Operation {
-            saga_id: self.saga_id,
-            step: step.to_owned(),
-            phase,
-            round: 1,
-        };
+        let operation = self.operation(step, phase);
         let command = Command {
             op_key: operation.key(),
             operation,
@@ -179,6 +208,15 @@ impl Order {
             time: None,
             payload: sent.payload,
             headers: sent.headers,
+        }
+    }
+
+    fn operation(&self, step: &str, phase: Phase) -> Operation {
+        Operation {
+            saga_id: self.saga_id,
+            step: step.to_owned(),
+            phase,
+            round: 1,
         }
     }
 }

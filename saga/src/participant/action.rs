@@ -51,7 +51,9 @@ pub trait Compensation: Send + Sync + 'static {
     /// What asks for it.
     type Command: Payload;
 
-    /// Undoes it, writing through `tx` only. Called only if the action took effect.
+    /// Undoes it, writing through `tx`. Called only if the action took effect. What is to be undone
+    /// outside of the database is asked for with [`Context::op_key`] as the idempotency key: it
+    /// happens again when the transaction is rolled back afterwards.
     ///
     /// # Errors
     ///
@@ -86,21 +88,37 @@ pub struct Context {
 }
 
 impl Context {
+    /// The key of the action of this step and round: under it a compensation finds what the action
+    /// did outside of the database.
+    #[must_use]
+    pub fn action_key(&self) -> Uuid {
+        let action = Operation {
+            saga_id: self.saga_id,
+            step: self.step.clone(),
+            phase: Phase::Action,
+            round: self.round,
+        };
+        action.key()
+    }
+
     pub(crate) fn new(command: &wire::Command, action_reply: Option<Value>) -> Self {
-        let Operation {
-            saga_id,
-            step,
-            phase,
-            round,
-        } = command.operation.clone();
+        Self::of(&command.operation, command, action_reply)
+    }
+
+    /// Of an operation that is not the command's own but of its step.
+    pub(crate) fn of(
+        operation: &Operation,
+        command: &wire::Command,
+        action_reply: Option<Value>,
+    ) -> Self {
         Self {
-            saga_id,
+            saga_id: operation.saga_id,
             definition: command.definition.clone(),
-            step,
-            phase,
-            round,
+            step: operation.step.clone(),
+            phase: operation.phase,
+            round: operation.round,
             attempt: command.attempt,
-            op_key: command.op_key,
+            op_key: operation.key(),
             action_reply,
         }
     }

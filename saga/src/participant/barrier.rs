@@ -10,24 +10,31 @@
 //! | compensation | an action that failed | nothing | `null_compensated` |
 //! | compensation | an action that succeeded | the business | `compensated` |
 //! | compensation | its own row | nothing | the stored reply |
+//! | probe | nothing | a tombstone, so that the answer is final | `tombstoned` |
+//! | probe | the action's row | nothing | the stored reply |
 //!
-//! Both first insert the action's row and only then go on, so whichever comes second waits for the
-//! first and then sees it. A compensation never expires.
+//! A row that is `running` has an effect outside of the database: see
+//! [`running`](crate::participant::running).
+//!
+//! All first insert the action's row and only then go on, so whichever comes second waits for the
+//! first and then sees it. A compensation and a probe never expire. Finding nothing proves nothing
+//! where rows as old as the saga may have been forgotten: then neither is answered.
 
 use futures::future::BoxFuture;
-use outbox::{Payload, Received};
-use serde_json::Value;
+use outbox::Received;
 use sqlx::{Connection, PgTransaction};
 
 use crate::{
     Error,
-    error::without_content,
     operation::{Operation, Phase},
     participant::{
         action::{Answer, Context},
+        answer::{Passed, encode, expired, json, store},
+        outside::Externals,
+        running,
         table::{self, Stored},
     },
-    wire::{self, Compensated, NullCompensated, Outcome, Refusal, Tombstoned},
+    wire::{self, Compensated, NullCompensated, Outcome, Tombstoned},
 };
 
 /// An action, its types erased: the reply is encoded.
@@ -48,16 +55,6 @@ pub(crate) trait Undo: Send + Sync {
         context: &'a Context,
         message: &'a Received,
     ) -> BoxFuture<'a, Result<(), outbox::Error>>;
-}
-
-/// What came of a command.
-pub(crate) enum Passed {
-    /// Carried out, or settled otherwise, for the first time.
-    Answered(Stored),
-    /// It was here before.
-    Repeated(Stored),
-    /// As if it had never come.
-    Silent,
 }
 
 /// Lets an action through, once.
@@ -86,7 +83,7 @@ pub(crate) async fn action(
             return Ok(Passed::Silent);
         }
     };
-    table::store(tx, operation, &answer).await?;
+    store(tx, operation, &answer).await?;
     Ok(Passed::Answered(answer))
 }
 
@@ -96,22 +93,24 @@ pub(crate) async fn compensation(
     command: &wire::Command,
     message: &Received,
     business: &dyn Undo,
+    externals: &Externals,
 ) -> Result<Passed, outbox::Error> {
     let operation = &command.operation;
     let action = Operation {
         phase: Phase::Action,
         ..operation.clone()
     };
-    let tombstone = encode(Outcome::Tombstoned, &Tombstoned {})?;
-    let unexpiring = command.expires_at;
-    let overtook = table::insert(tx, &action, Some(&tombstone), unexpiring).await?;
-    let first = table::insert(tx, operation, None, unexpiring).await?;
+    let overtook = bury(tx, &action, command).await?;
+    let first = table::insert(tx, operation, None, command.expires_at).await?;
     if first.is_none() {
         return Ok(Passed::Repeated(stored(tx, operation).await?));
     }
     let done = match overtook {
-        Some(_) => None,
-        None => Some(stored(tx, &action).await?),
+        Some(_) => {
+            remembered(tx, operation).await?;
+            None
+        }
+        None => Some(settled(tx, &action, command, externals).await?.0),
     };
     let answer = match done.filter(|done| done.outcome == Outcome::Succeeded) {
         None => encode(Outcome::NullCompensated, &NullCompensated {})?,
@@ -121,21 +120,65 @@ pub(crate) async fn compensation(
             encode(Outcome::Compensated, &Compensated {})?
         }
     };
-    table::store(tx, operation, &answer).await?;
+    store(tx, operation, &answer).await?;
     Ok(Passed::Answered(answer))
 }
 
-/// Encodes an answer the way it is stored and sent.
-pub(crate) fn encode<P: Payload>(outcome: Outcome, payload: &P) -> Result<Stored, outbox::Error> {
-    let payload = serde_json::to_vec(payload).map_err(|source| outbox::Error::Encode {
-        kind: P::KIND.to_owned(),
-        source,
-    })?;
-    Ok(Stored {
-        outcome,
-        kind: P::KIND.to_owned(),
-        payload,
+/// Says what became of an action, and makes that final.
+pub(crate) async fn probe(
+    tx: &mut PgTransaction<'_>,
+    command: &wire::Command,
+    externals: &Externals,
+) -> Result<Passed, outbox::Error> {
+    let action = &command.operation;
+    if let Some(tombstone) = bury(tx, action, command).await? {
+        remembered(tx, action).await?;
+        return Ok(Passed::Answered(tombstone));
+    }
+    Ok(match settled(tx, action, command, externals).await? {
+        (answer, true) => Passed::Answered(answer),
+        (answer, false) => Passed::Repeated(answer),
     })
+}
+
+/// Inserts an action's row as a tombstone, where there is none: it will never take effect.
+async fn bury(
+    tx: &mut PgTransaction<'_>,
+    action: &Operation,
+    command: &wire::Command,
+) -> Result<Option<Stored>, outbox::Error> {
+    let tombstone = encode(Outcome::Tombstoned, &Tombstoned {})?;
+    let unexpiring = command.expires_at;
+    let inserted = table::insert(tx, action, Some(&tombstone), unexpiring).await?;
+    Ok(inserted.map(|_| tombstone))
+}
+
+/// The answer of an action whose row exists, and whether it was found out only now.
+async fn settled(
+    tx: &mut PgTransaction<'_>,
+    action: &Operation,
+    command: &wire::Command,
+    externals: &Externals,
+) -> Result<(Stored, bool), outbox::Error> {
+    match table::answer(tx, action).await? {
+        Some(answer) => Ok((answer, false)),
+        None => running::settle(tx, action, command, externals).await,
+    }
+}
+
+/// Fails where that nothing was found may be because it was forgotten.
+async fn remembered(
+    tx: &mut PgTransaction<'_>,
+    operation: &Operation,
+) -> Result<(), outbox::Error> {
+    let saga_id = operation.saga_id;
+    if let Some(began) = table::began(saga_id)
+        && table::is_forgotten(tx, began).await?
+    {
+        let step = operation.step.clone();
+        return Err(Error::Forgotten { saga_id, step }.into());
+    }
+    Ok(())
 }
 
 /// The savepoint is released when the action took effect and rolled back when it did not; an error
@@ -162,15 +205,4 @@ async fn stored(
 ) -> Result<Stored, outbox::Error> {
     let found = table::answer(tx, operation).await?;
     Ok(found.ok_or_else(|| Error::Running(operation.key()))?)
-}
-
-fn json(answer: &Stored) -> Result<Value, outbox::Error> {
-    serde_json::from_slice(&answer.payload).map_err(|error| outbox::Error::Decode {
-        kind: answer.kind.clone(),
-        reason: without_content(&error),
-    })
-}
-
-fn expired() -> Refusal {
-    Refusal::new("expired", "the request came too late to be carried out")
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures::future::BoxFuture;
 use outbox::{Handler, Payload, Received};
-use sqlx::PgTransaction;
+use sqlx::{PgPool, PgTransaction};
 use tracing::{Instrument, debug, info_span};
 
 use crate::{
@@ -12,7 +12,11 @@ use crate::{
     operation::Phase,
     participant::{
         action::{Action, Answer, Compensation, Context},
-        barrier::{self, Act, Passed, Undo},
+        answer::{Passed, encode},
+        barrier::{self, Act, Undo},
+        external::External,
+        outside::{self, Externals},
+        running,
         table::Stored,
     },
     telemetry,
@@ -27,6 +31,7 @@ pub const MAX_BATCH: usize = 50;
 pub struct Participant {
     name: String,
     actions: HashMap<&'static str, Box<dyn Act>>,
+    externals: Externals,
     compensations: HashMap<&'static str, Box<dyn Undo>>,
 }
 
@@ -36,6 +41,7 @@ impl Participant {
         Self {
             name: name.into(),
             actions: HashMap::new(),
+            externals: Externals::new(),
             compensations: HashMap::new(),
         }
     }
@@ -44,7 +50,20 @@ impl Participant {
     #[must_use]
     pub fn action<A: Action>(mut self, action: A) -> Self {
         let kind = <A::Command as Payload>::KIND;
+        self.externals.remove(kind);
         self.actions.insert(kind, Box::new(Typed(action)));
+        self
+    }
+
+    /// Can do this, outside of its database. Intents are committed on `intents`: a pool of its own
+    /// on the participant's database, of a few connections, and not the consumer's pool. The last
+    /// one registered for a kind counts.
+    #[must_use]
+    pub fn external<E: External>(mut self, external: E, intents: PgPool) -> Self {
+        let kind = <E::Command as Payload>::KIND;
+        self.actions.remove(kind);
+        let external = outside::Typed { external, intents };
+        self.externals.insert(kind, Box::new(external));
         self
     }
 
@@ -71,13 +90,23 @@ impl Participant {
             kind: kind.to_owned(),
         };
         let passed = match phase {
-            Phase::Action => {
-                let business = self.actions.get(kind).ok_or_else(unknown)?;
-                barrier::action(tx, &command, message, business.as_ref()).await?
+            Phase::Action if command.probe => {
+                let known = self.actions.contains_key(kind) || self.externals.contains_key(kind);
+                known.then_some(()).ok_or_else(unknown)?;
+                barrier::probe(tx, &command, &self.externals).await?
             }
+            Phase::Action => match self.externals.get(kind) {
+                Some(outside) => running::action(tx, &command, message, outside.as_ref()).await?,
+                None => {
+                    let business = self.actions.get(kind).ok_or_else(unknown)?;
+                    barrier::action(tx, &command, message, business.as_ref()).await?
+                }
+            },
+            Phase::Compensation if command.probe => return Err(not_asked_about().into()),
             Phase::Compensation => {
                 let business = self.compensations.get(kind).ok_or_else(unknown)?;
-                barrier::compensation(tx, &command, message, business.as_ref()).await?
+                let business = business.as_ref();
+                barrier::compensation(tx, &command, message, business, &self.externals).await?
             }
         };
         let (outcome, reply) = match passed {
@@ -122,7 +151,7 @@ impl<A: Action> Act for Typed<A> {
         Box::pin(async move {
             let command = message.decode::<A::Command>()?;
             Ok(match self.0.execute(tx, context, command).await? {
-                Answer::Done(reply) => Answer::Done(barrier::encode(Outcome::Succeeded, &reply)?),
+                Answer::Done(reply) => Answer::Done(encode(Outcome::Succeeded, &reply)?),
                 Answer::Refused(refusal) => Answer::Refused(refusal),
                 Answer::Silent => Answer::Silent,
             })
@@ -141,5 +170,12 @@ impl<C: Compensation> Undo for Typed<C> {
             let command = message.decode::<C::Command>()?;
             self.0.compensate(tx, context, command).await
         })
+    }
+}
+
+fn not_asked_about() -> Error {
+    Error::Header {
+        name: wire::PROBE,
+        reason: "a compensation is not asked about: sending it again is safe".to_owned(),
     }
 }

@@ -3,18 +3,31 @@
 //! What passes here: every command, inside the consumer's transaction, which also holds the
 //! business rows and the reply. Promised: an operation takes effect at most once, a duplicate gets
 //! the first answer again, and a compensation that overtakes its action keeps it from ever taking
-//! effect. Not promised: anything about effects outside that database. If we die here, everything
-//! of the transaction is gone and the command comes again.
+//! effect. Not promised: anything about effects outside of that database, unless they are written
+//! as [`External`]: then the same holds where the outside knows an operation by its key. If we die
+//! here, everything of the transaction is gone and the command comes again.
 //!
 //! Each action costs a savepoint, and a server slows down for everybody beyond 64 in one
 //! transaction: give the consumer of a command topic batches of at most
 //! [`MAX_BATCH`].
 
 mod action;
-mod barrier;
+mod external;
+
 mod dispatch;
+
+mod barrier;
+mod running;
+
+mod outside;
+
+mod answer;
 mod table;
+
+pub mod retention;
 
 pub use crate::wire::Refusal;
 pub use action::{Action, Answer, Compensation, Context};
 pub use dispatch::{MAX_BATCH, Participant};
+pub use external::{Admission, Called, External, Probed, Settled};
+pub use table::State;

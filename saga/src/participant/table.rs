@@ -2,12 +2,25 @@
 //!
 //! Each needs READ COMMITTED: `on conflict do nothing` waits for a concurrent inserter, and only
 //! the next statement's snapshot sees what that one committed. Hence two statements, never one
-//! with a common table expression.
+//! with a common table expression that reads the table.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgTransaction;
+use sqlx::{PgTransaction, postgres::types::PgInterval};
+use uuid::Uuid;
 
-use crate::{operation::Operation, wire::Outcome};
+use crate::{operation::Operation, wire::Outcome, words::words};
+
+words! {
+    /// How far an operation at the barrier is; the words of the column `saga.barrier.state`.
+    pub enum State {
+        /// The transaction that inserted its row is carrying it out.
+        Claimed = "claimed",
+        /// Its effect outside of the database may have begun.
+        Running = "running",
+        /// It is settled, and its answer stored.
+        Answered = "answered",
+    }
+}
 
 /// A row that was just inserted.
 pub(crate) struct Inserted {
@@ -23,6 +36,33 @@ pub(crate) struct Stored {
     pub(crate) payload: Vec<u8>,
 }
 
+/// What an external effect was asked.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) kind: String,
+    pub(crate) payload: Vec<u8>,
+    /// Whether the command at hand has expired.
+    pub(crate) expired: bool,
+}
+
+/// The row of an operation.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Answered(Stored),
+    Running(Asked),
+}
+
+/// What became of an intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// Its row is there now.
+    Noted,
+    /// There was a row before.
+    Known,
+    /// The command has expired; nothing is noted.
+    Expired,
+}
+
 /// Claims an operation, with its answer if that is known already. None if its row exists: a
 /// concurrent inserter is waited for.
 pub(crate) async fn insert(
@@ -31,17 +71,22 @@ pub(crate) async fn insert(
     answer: Option<&Stored>,
     expires_at: DateTime<Utc>,
 ) -> Result<Option<Inserted>, sqlx::Error> {
+    let state = match answer {
+        Some(_) => State::Answered,
+        None => State::Claimed,
+    };
     let expired = sqlx::query_scalar!(
         r#"insert into saga.barrier
-             (saga_id, step, round, phase, op_key, outcome, reply_kind, reply)
-           values ($1, $2, $3, $4, $5, $6, $7, $8)
+             (saga_id, step, round, phase, op_key, state, outcome, reply_kind, reply)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
            on conflict on constraint barrier_pkey do nothing
-           returning $9::timestamptz < clock_timestamp() as "expired!""#,
+           returning $10::timestamptz < clock_timestamp() as "expired!""#,
         operation.saga_id,
         operation.step,
         operation.round,
         operation.phase.as_str(),
         operation.key(),
+        state.as_str(),
         answer.map(|answer| answer.outcome.as_str()),
         answer.map(|answer| answer.kind.as_str()),
         answer.map(|answer| answer.payload.as_slice()),
@@ -52,40 +97,88 @@ pub(crate) async fn insert(
     Ok(expired.map(|expired| Inserted { expired }))
 }
 
-/// Stores the answer to an operation claimed in this transaction.
-pub(crate) async fn store(
+/// Notes that an effect outside of the database is about to begin. A concurrent inserter is waited
+/// for, but not for ever: it may itself wait for somebody who waits for us, where the server
+/// cannot see it.
+pub(crate) async fn intend(
     tx: &mut PgTransaction<'_>,
     operation: &Operation,
-    answer: &Stored,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "update saga.barrier set outcome = $5, reply_kind = $6, reply = $7
-         where saga_id = $1 and step = $2 and round = $3 and phase = $4",
+    (kind, command): (&str, &[u8]),
+    expires_at: DateTime<Utc>,
+) -> Result<Intent, sqlx::Error> {
+    sqlx::query!("set local lock_timeout = '3s'")
+        .execute(&mut **tx)
+        .await?;
+    let row = sqlx::query!(
+        r#"with noted as (
+               insert into saga.barrier
+                 (saga_id, step, round, phase, op_key, state, command_kind, command)
+               select $1, $2, $3, $4, $5, $6, $7, $8 where $9::timestamptz >= clock_timestamp()
+               on conflict on constraint barrier_pkey do nothing
+               returning 1)
+           select exists (select from noted) as "noted!",
+                  $9::timestamptz < clock_timestamp() as "expired!""#,
         operation.saga_id,
         operation.step,
         operation.round,
         operation.phase.as_str(),
+        operation.key(),
+        State::Running.as_str(),
+        kind,
+        command,
+        expires_at
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(match (row.noted, row.expired) {
+        (true, _) => Intent::Noted,
+        (false, true) => Intent::Expired,
+        (false, false) => Intent::Known,
+    })
+}
+
+/// Stores the answer to an operation that is claimed in this transaction, or running and locked by
+/// it. False if it has an answer, or no row.
+pub(crate) async fn store(
+    tx: &mut PgTransaction<'_>,
+    operation: &Operation,
+    answer: &Stored,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query!(
+        "update saga.barrier
+         set state = $5, outcome = $6, reply_kind = $7, reply = $8,
+             command_kind = null, command = null,
+             recorded_at = case state when $9 then now() else recorded_at end
+         where saga_id = $1 and step = $2 and round = $3 and phase = $4 and state <> $5",
+        operation.saga_id,
+        operation.step,
+        operation.round,
+        operation.phase.as_str(),
+        State::Answered.as_str(),
         answer.outcome.as_str(),
         answer.kind,
-        answer.payload
+        answer.payload,
+        State::Running.as_str()
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
-/// Gives up a claim made in this transaction, as if it had never been made.
+/// Gives up an operation that is claimed in this transaction, or running and locked by it, as if it
+/// had never come.
 pub(crate) async fn withdraw(
     tx: &mut PgTransaction<'_>,
     operation: &Operation,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "delete from saga.barrier
-         where saga_id = $1 and step = $2 and round = $3 and phase = $4 and outcome is null",
+         where saga_id = $1 and step = $2 and round = $3 and phase = $4 and state <> $5",
         operation.saga_id,
         operation.step,
         operation.round,
-        operation.phase.as_str()
+        operation.phase.as_str(),
+        State::Answered.as_str()
     )
     .execute(&mut **tx)
     .await?;
@@ -100,23 +193,130 @@ pub(crate) async fn answer(
     let row = sqlx::query!(
         r#"select outcome as "outcome!", reply_kind as "reply_kind!", reply as "reply!"
            from saga.barrier
-           where saga_id = $1 and step = $2 and round = $3 and phase = $4 and outcome is not null"#,
+           where saga_id = $1 and step = $2 and round = $3 and phase = $4 and state = $5"#,
         operation.saga_id,
         operation.step,
         operation.round,
-        operation.phase.as_str()
+        operation.phase.as_str(),
+        State::Answered.as_str()
     )
     .fetch_optional(&mut **tx)
     .await?;
-    row.map(|row| {
-        Ok(Stored {
-            outcome: row
-                .outcome
-                .parse()
-                .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-            kind: row.reply_kind,
-            payload: row.reply,
-        })
+    row.map(|row| stored(&row.outcome, row.reply_kind, row.reply))
+        .transpose()
+}
+
+/// The row of an operation, locked until the transaction ends: whoever carries out an effect
+/// outside of the database holds it so, and is waited for here.
+pub(crate) async fn lock(
+    tx: &mut PgTransaction<'_>,
+    operation: &Operation,
+    expires_at: DateTime<Utc>,
+) -> Result<Option<Found>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select outcome, reply_kind, reply, command_kind, command,
+                  $5::timestamptz < clock_timestamp() as "expired!"
+           from saga.barrier
+           where saga_id = $1 and step = $2 and round = $3 and phase = $4
+           for update"#,
+        operation.saga_id,
+        operation.step,
+        operation.round,
+        operation.phase.as_str(),
+        expires_at
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let expired = row.expired;
+    let answer = row.outcome.zip(row.reply_kind).zip(row.reply);
+    let command = row.command_kind.zip(row.command);
+    match (answer, command) {
+        (Some(((outcome, kind), reply)), _) => {
+            stored(&outcome, kind, reply).map(|answer| Some(Found::Answered(answer)))
+        }
+        (None, Some((kind, payload))) => Ok(Some(Found::Running(Asked {
+            kind,
+            payload,
+            expired,
+        }))),
+        // Claimed by this very transaction: nobody else can see such a row.
+        (None, None) => Ok(None),
+    }
+}
+
+/// Notes that rows of sagas older than `retention` may be gone from now on.
+pub(crate) async fn raise_horizon(
+    tx: &mut PgTransaction<'_>,
+    retention: &PgInterval,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "insert into saga.barrier_horizon (forgotten_before) values (now() - $1::interval)
+         on conflict on constraint barrier_horizon_pkey do update
+         set forgotten_before = greatest(
+             barrier_horizon.forgotten_before, excluded.forgotten_before)",
+        retention
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Removes some answered operations older than `retention`, the oldest first; those that somebody
+/// holds are left for the next time. Returns how many.
+pub(crate) async fn forget(
+    tx: &mut PgTransaction<'_>,
+    retention: &PgInterval,
+    most: i64,
+) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "delete from saga.barrier
+         where ctid = any (array(
+             select ctid from saga.barrier
+             where recorded_at < now() - $1::interval and state = $2
+             order by recorded_at
+             limit $3
+             for update skip locked))",
+        retention,
+        State::Answered.as_str(),
+        most
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Whether rows of a saga that began at this moment may be gone. An hour of difference between two
+/// machines' clocks is allowed for.
+pub(crate) async fn is_forgotten(
+    tx: &mut PgTransaction<'_>,
+    began: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (
+               select from saga.barrier_horizon
+               where $1::timestamptz < forgotten_before + interval '1 hour') as "is_forgotten!""#,
+        began
+    )
+    .fetch_one(&mut **tx)
+    .await
+}
+
+/// When a saga began, if its id tells: a UUIDv7 does.
+pub(crate) fn began(saga_id: Uuid) -> Option<DateTime<Utc>> {
+    let (seconds, nanoseconds) = saga_id.get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
+}
+
+fn stored(outcome: &str, kind: String, payload: Vec<u8>) -> Result<Stored, sqlx::Error> {
+    let outcome = outcome
+        .parse()
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+    Ok(Stored {
+        outcome,
+        kind,
+        payload,
     })
-    .transpose()
 }

@@ -3,24 +3,8 @@
 use chrono::{TimeDelta, Utc};
 use outbox::{Handler, Received};
 use saga::wire::{self, Outcome};
-use sqlx::PgPool;
 
 use crate::support::*;
-
-/// What was answered so far: outcome and bytes.
-async fn answers(pool: &PgPool) -> Vec<(Outcome, Vec<u8>)> {
-    let replies = sent(pool, REPLIES).await;
-    let answer = |reply: &Received| {
-        let outcome = wire::Reply::parse(reply).unwrap().outcome;
-        (outcome, reply.payload.clone().unwrap())
-    };
-    replies.iter().map(answer).collect()
-}
-
-async fn outcomes(pool: &PgPool) -> Vec<Outcome> {
-    let answers = answers(pool).await;
-    answers.into_iter().map(|(outcome, _)| outcome).collect()
-}
 
 #[tokio::test]
 async fn a_duplicate_command_gets_the_same_reply_and_no_second_effect() {

@@ -6,10 +6,14 @@
 mod barrier;
 mod conformance;
 mod coordinator;
+mod external;
+mod forgetting;
 mod http;
 mod lock_list;
 mod lock_storm;
 mod locks;
+mod outside;
+mod probing;
 mod replicas;
 mod retention;
 mod schema;

@@ -6,6 +6,7 @@ use saga::{
     Phase,
     instance::{Status, WaitingFor},
     locks::ClaimState,
+    participant::State,
     wire::Outcome,
 };
 use sqlx::PgPool;
@@ -47,6 +48,10 @@ async fn the_database_knows_the_same_words_as_the_program() {
     assert_eq!(
         allowed(&pool, "lock_claim_state_known").await,
         words(ClaimState::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "barrier_state_known").await,
+        words(State::ALL)
     );
     let mut outcomes = words(Outcome::ALL);
     outcomes.extend(words(Phase::ALL));

@@ -130,7 +130,7 @@ impl Compensation for Doer {
     }
 }
 
-async fn effect(
+pub(crate) async fn effect(
     tx: &mut PgTransaction<'_>,
     context: &Context,
     what: &str,
@@ -284,6 +284,21 @@ pub(crate) fn command_until(
     mood: &str,
     expires_at: chrono::DateTime<chrono::Utc>,
 ) -> Received {
+    sent_as(operation, mood, expires_at, false)
+}
+
+/// The question what became of an action. It has expired, which must not matter.
+pub(crate) fn probe(operation: &Operation) -> Received {
+    let expires_at = chrono::Utc::now() - chrono::TimeDelta::hours(1);
+    sent_as(operation, "", expires_at, true)
+}
+
+fn sent_as(
+    operation: &Operation,
+    mood: &str,
+    expires_at: chrono::DateTime<chrono::Utc>,
+    probe: bool,
+) -> Received {
     let headers = wire::Command {
         op_key: operation.key(),
         operation: operation.clone(),
@@ -291,7 +306,7 @@ pub(crate) fn command_until(
         attempt: 1,
         reply_topic: REPLIES.to_owned(),
         expires_at,
-        probe: false,
+        probe,
     };
     let mood = mood.to_owned();
     let (kind, payload) = match operation.phase {
@@ -389,6 +404,21 @@ async fn state(pool: &PgPool, id: Uuid) -> (Instance, Vec<Event>) {
     );
     assert_eq!(steps, serde_json::to_value(&folded.steps).unwrap());
     (folded, events)
+}
+
+/// What was answered so far: outcome and bytes.
+pub(crate) async fn answers(pool: &PgPool) -> Vec<(wire::Outcome, Vec<u8>)> {
+    let replies = sent(pool, REPLIES).await;
+    let answer = |reply: &Received| {
+        let outcome = wire::Reply::parse(reply).unwrap().outcome;
+        (outcome, reply.payload.clone().unwrap())
+    };
+    replies.iter().map(answer).collect()
+}
+
+pub(crate) async fn outcomes(pool: &PgPool) -> Vec<wire::Outcome> {
+    let answers = answers(pool).await;
+    answers.into_iter().map(|(outcome, _)| outcome).collect()
 }
 
 /// How many rows a table has.
