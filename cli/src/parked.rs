@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use clap::Subcommand;
 use outbox::Error;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use sqlx::PgPool;
 
 use crate::{
     arguments::{Author, Common, Usage},
-    print::{self, Table, confirm},
+    print::{self, Facts, Table, confirm},
 };
 
 /// A side's parked messages, and the arguments that select some of them. An implementation is called
@@ -19,6 +20,10 @@ use crate::{
 pub(crate) trait Side: clap::Args {
     /// What the number of a message is called in JSON.
     const NUMBER: &'static str;
+    /// Their order, for the help.
+    const ORDER: &'static str;
+    /// Who fulfils a request to replay, and how.
+    const FULFILS: &'static str;
     /// What a replay asks for.
     const AGAIN: &'static str;
     /// What may have become of a message that is not parked.
@@ -61,10 +66,34 @@ pub(crate) trait Side: clap::Args {
 
     /// For eyes.
     fn table(items: &[Self::Item]) -> Table;
-    fn lines(parked: &Self::Parked) -> Vec<String>;
+    fn facts(parked: &Self::Parked) -> Facts;
     /// Whether it is what was asked for, and in words.
     fn replayed(outcome: &Self::Replay) -> (bool, String);
     fn discarded(outcome: &Self::Discard) -> (bool, String);
+}
+
+/// What is done with them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command<W: Side> {
+    #[command(about = format!("Parked messages, {}", W::ORDER))]
+    List(ListArguments<W>),
+    /// One message, with everything but its payload
+    Show(ShowArguments),
+    #[command(about = format!(
+        "Asks that messages be {}. Those behind a refused one follow it by themselves", W::AGAIN
+    ))]
+    Replay(ActArguments<W>),
+    /// Gives messages up, for good. Those behind a refused one come next
+    Discard(ActArguments<W>),
+}
+
+pub(crate) async fn run<W: Side>(command: Command<W>) -> Result<ExitCode> {
+    match command {
+        Command::List(arguments) => list(arguments).await,
+        Command::Show(arguments) => show::<W>(arguments).await,
+        Command::Replay(arguments) => replay(arguments).await,
+        Command::Discard(arguments) => discard(arguments).await,
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,7 +161,7 @@ struct Total {
     done: u64,
 }
 
-pub(crate) async fn list<W: Side>(arguments: ListArguments<W>) -> Result<ExitCode> {
+async fn list<W: Side>(arguments: ListArguments<W>) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
     let items = arguments
         .which
@@ -145,7 +174,7 @@ pub(crate) async fn list<W: Side>(arguments: ListArguments<W>) -> Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn show<W: Side>(arguments: ShowArguments) -> Result<ExitCode> {
+async fn show<W: Side>(arguments: ShowArguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
     let Some(parked) = W::show(&pool, arguments.number, arguments.payload).await? else {
         bail!(
@@ -156,12 +185,12 @@ pub(crate) async fn show<W: Side>(arguments: ShowArguments) -> Result<ExitCode> 
     };
     match arguments.common.is_json() {
         true => print::json(&parked)?,
-        false => print::lines(&W::lines(&parked))?,
+        false => print::lines(&W::facts(&parked).lines())?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn replay<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
+async fn replay<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
     let bulk = arguments.is_bulk()?;
     let pool = arguments.common.connect().await?;
     let by = &arguments.author.by;
@@ -177,7 +206,7 @@ pub(crate) async fn replay<W: Side>(arguments: ActArguments<W>) -> Result<ExitCo
     arguments.print_total(&Total { selected, done }, "asked for")
 }
 
-pub(crate) async fn discard<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
+async fn discard<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
     let bulk = arguments.is_bulk()?;
     let pool = arguments.common.connect().await?;
     let by = &arguments.author.by;
@@ -261,6 +290,24 @@ fn answer<W: Side, T: Serialize>(
         true => Ok(ExitCode::SUCCESS),
         false => bail!("not everything could be done"),
     }
+}
+
+// ---- answers that both sides give ----
+
+/// It is asked for.
+pub(crate) fn requested<W: Side>() -> (bool, String) {
+    (true, format!("{} it", W::FULFILS))
+}
+
+/// It waits behind another.
+pub(crate) fn behind(head: i64) -> (bool, String) {
+    let why = format!("waits behind {head}: replay or discard that first");
+    (false, why)
+}
+
+/// There is no such message.
+pub(crate) fn not_parked<W: Side>() -> (bool, String) {
+    (false, format!("is not parked: it was {}", W::GONE))
 }
 
 /// What became of one message, beside its number.

@@ -1,9 +1,5 @@
 //! `recompense inbox parked …`: what a consumer could not handle.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
-use clap::Subcommand;
 use outbox::{
     Error,
     incoming::parked::{self, Class, Discard, Filter, Parked, Replay, Shown},
@@ -12,21 +8,9 @@ use outbox::{
 use sqlx::PgPool;
 
 use crate::{
-    parked::{ActArguments, ListArguments, ShowArguments, Side, discard, list, replay, show},
+    parked::{Side, behind, not_parked, requested},
     print::{Facts, Table, age, payload, size},
 };
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Parked messages, in the order in which they were parked.
-    List(ListArguments<Which>),
-    /// One message, with everything but its payload.
-    Show(ShowArguments),
-    /// Asks the consumer to handle messages again. Those behind a refused one follow it by themselves.
-    Replay(ActArguments<Which>),
-    /// Gives messages up, for good. Those behind a refused one are handled when it is discarded.
-    Discard(ActArguments<Which>),
-}
 
 /// Which messages.
 #[derive(Debug, clap::Args)]
@@ -48,15 +32,6 @@ pub(crate) struct Which {
     key: Option<String>,
 }
 
-pub(crate) async fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::List(arguments) => list(arguments).await,
-        Command::Show(arguments) => show::<Which>(arguments).await,
-        Command::Replay(arguments) => replay(arguments).await,
-        Command::Discard(arguments) => discard(arguments).await,
-    }
-}
-
 impl Which {
     fn filter(&self) -> Filter {
         Filter {
@@ -70,6 +45,8 @@ impl Which {
 
 impl Side for Which {
     const NUMBER: &'static str = "id";
+    const ORDER: &'static str = "in the order in which they were parked";
+    const FULFILS: &'static str = "the consumer will handle";
     const AGAIN: &'static str = "handled again";
     const GONE: &'static str = "handled or discarded";
 
@@ -144,7 +121,7 @@ impl Side for Which {
         table
     }
 
-    fn lines(shown: &Shown) -> Vec<String> {
+    fn facts(shown: &Shown) -> Facts {
         let item = &shown.parked;
         let mut facts = Facts::default();
         facts.add("id", item.id);
@@ -174,24 +151,21 @@ impl Side for Which {
         let bytes = shown.bytes.map(i64::from);
         facts.add("size", bytes.map_or("null".to_owned(), size));
         facts.add_some("payload", shown.payload.as_ref().map(payload));
-        facts.lines()
+        facts
     }
 
     fn replayed(outcome: &Replay) -> (bool, String) {
         match outcome {
-            Replay::Requested => (true, "the consumer will handle it".to_owned()),
-            Replay::BehindHead { head } => (
-                false,
-                format!("waits behind {head}: replay or discard that first"),
-            ),
-            Replay::NotParked => (false, format!("is not parked: it was {}", Self::GONE)),
+            Replay::Requested => requested::<Self>(),
+            Replay::BehindHead { head } => behind(*head),
+            Replay::NotParked => not_parked::<Self>(),
         }
     }
 
     fn discarded(outcome: &Discard) -> (bool, String) {
         match outcome {
             Discard::Discarded => (true, "discarded".to_owned()),
-            Discard::NotParked => (false, format!("is not parked: it was {}", Self::GONE)),
+            Discard::NotParked => not_parked::<Self>(),
         }
     }
 }

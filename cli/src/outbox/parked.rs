@@ -1,9 +1,5 @@
 //! `recompense outbox parked …`: what was not sent.
 
-use std::process::ExitCode;
-
-use anyhow::Result;
-use clap::Subcommand;
 use outbox::{
     Error,
     operator::parked::{self, Class, Discard, Item, Parked, Replay, Selection},
@@ -11,21 +7,9 @@ use outbox::{
 use sqlx::PgPool;
 
 use crate::{
-    parked::{ActArguments, ListArguments, ShowArguments, Side, discard, list, replay, show},
+    parked::{Side, behind, not_parked, requested},
     print::{Facts, Table, age, payload, size},
 };
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Parked messages, oldest first.
-    List(ListArguments<Which>),
-    /// One message, with everything but its payload.
-    Show(ShowArguments),
-    /// Asks the relay to send messages again. Those behind a refused one follow it by themselves.
-    Replay(ActArguments<Which>),
-    /// Gives messages up, for good. Those behind a refused one are sent when it is discarded.
-    Discard(ActArguments<Which>),
-}
 
 /// Which messages.
 #[derive(Debug, clap::Args)]
@@ -43,15 +27,6 @@ pub(crate) struct Which {
     key: Option<String>,
 }
 
-pub(crate) async fn run(command: Command) -> Result<ExitCode> {
-    match command {
-        Command::List(arguments) => list(arguments).await,
-        Command::Show(arguments) => show::<Which>(arguments).await,
-        Command::Replay(arguments) => replay(arguments).await,
-        Command::Discard(arguments) => discard(arguments).await,
-    }
-}
-
 impl Which {
     fn selection(&self) -> Selection {
         Selection {
@@ -64,6 +39,8 @@ impl Which {
 
 impl Side for Which {
     const NUMBER: &'static str = "seq";
+    const ORDER: &'static str = "oldest first";
+    const FULFILS: &'static str = "the relay will send";
     const AGAIN: &'static str = "sent again";
     const GONE: &'static str = "sent or discarded";
 
@@ -129,7 +106,7 @@ impl Side for Which {
         table
     }
 
-    fn lines(parked: &Parked) -> Vec<String> {
+    fn facts(parked: &Parked) -> Facts {
         let item = &parked.item;
         let mut facts = Facts::default();
         facts.add("seq", item.seq);
@@ -157,21 +134,18 @@ impl Side for Which {
         }
         facts.add("size", parked.bytes.map_or("null".to_owned(), size));
         facts.add_some("payload", parked.payload.as_ref().map(payload));
-        facts.lines()
+        facts
     }
 
     fn replayed(outcome: &Replay) -> (bool, String) {
         match outcome {
-            Replay::Requested => (true, "the relay will send it".to_owned()),
+            Replay::Requested => requested::<Self>(),
             Replay::AlreadyRequested(request) => (
                 true,
                 format!("asked for before, at {} by {}", request.at, request.by),
             ),
-            Replay::BehindHead { head } => (
-                false,
-                format!("waits behind {head}: replay or discard that first"),
-            ),
-            Replay::NotParked => (false, format!("is not parked: it was {}", Self::GONE)),
+            Replay::BehindHead { head } => behind(*head),
+            Replay::NotParked => not_parked::<Self>(),
         }
     }
 
@@ -193,7 +167,7 @@ impl Side for Which {
                 "stays parked: a message before it is still on its way to the broker, try again"
                     .to_owned(),
             ),
-            Discard::NotParked => (false, format!("is not parked: it was {}", Self::GONE)),
+            Discard::NotParked => not_parked::<Self>(),
         }
     }
 }

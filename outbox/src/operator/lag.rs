@@ -3,7 +3,14 @@
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{Error, operator::look};
+use crate::{
+    Error,
+    operator::look,
+    outgoing::backlog::{
+        table::{Waiting, count},
+        unsettled,
+    },
+};
 
 /// Committed messages that the broker has not acknowledged.
 ///
@@ -32,6 +39,16 @@ pub struct TopicLag {
     pub oldest_seconds: f64,
 }
 
+impl From<Waiting> for TopicLag {
+    fn from(waiting: Waiting) -> Self {
+        Self {
+            topic: waiting.topic,
+            messages: waiting.messages,
+            oldest_seconds: waiting.oldest_seconds,
+        }
+    }
+}
+
 /// Counts what is not acknowledged, up to about `limit` messages; then [`Lag::at_least`] is set.
 /// Reads only those messages, through the log's indexes, however much of the log is published.
 ///
@@ -41,8 +58,9 @@ pub struct TopicLag {
 pub async fn lag(pool: &PgPool, limit: i64) -> Result<Lag, Error> {
     let mut tx = look::begin(pool).await?;
     let cursor = look::table::cursor(&mut tx).await?;
-    let topics = look::table::count(&mut tx, &look::unsettled(&cursor), limit.max(1)).await?;
+    let waiting = count(&mut tx, &unsettled(&cursor), limit.max(1)).await?;
     tx.rollback().await?;
+    let topics: Vec<TopicLag> = waiting.into_iter().map(TopicLag::from).collect();
     let messages = topics.iter().map(|topic| topic.messages).sum();
     Ok(Lag {
         messages,

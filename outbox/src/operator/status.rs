@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use crate::{
     Error,
     operator::{look, parked::Class},
-    outgoing::cursor::Cursor,
+    outgoing::backlog::{table::count, unsettled},
 };
 
 /// A backlog up to this is counted, a larger one estimated.
@@ -126,7 +126,7 @@ pub async fn status(pool: &PgPool) -> Result<Status, Error> {
     let mut tx = look::begin(pool).await?;
     let relay = table::relay(&mut tx).await?;
     let cursor = look::table::cursor(&mut tx).await?;
-    let counted = look::table::count(&mut tx, &look::unsettled(&cursor), COUNTED).await?;
+    let counted = count(&mut tx, &unsettled(&cursor), COUNTED).await?;
     let exact: i64 = counted.iter().map(|topic| topic.messages).sum();
     let (seq, ring) = (table::last_seq(&mut tx).await?, table::ring(&mut tx).await?);
     let status = Status {
@@ -140,7 +140,7 @@ pub async fn status(pool: &PgPool) -> Result<Status, Error> {
                 exact: true,
             },
             false => Backlog {
-                messages: estimate(&cursor, seq).max(exact),
+                messages: (seq - cursor.passed()).max(exact),
                 exact: false,
             },
         },
@@ -156,15 +156,6 @@ pub async fn status(pool: &PgPool) -> Result<Status, Error> {
     };
     tx.rollback().await?;
     Ok(status)
-}
-
-/// The numbers between the cursor and the end of the log.
-fn estimate(cursor: &Cursor, seq: i64) -> i64 {
-    let done = match cursor.is_between_ticks() {
-        true => cursor.settled.floor,
-        false => cursor.settled.floor.max(cursor.last_seq),
-    };
-    (seq - done).max(0)
 }
 
 /// How large the ring is, as chosen at the migration.

@@ -125,3 +125,35 @@ impl FromStr for Profile {
         profile.ok_or_else(|| "must be low-latency, balanced or throughput".to_owned())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_gives_up_what_it_is_not_named_after() {
+        let [quick, balanced, wide] = Profile::ALL.map(Config::of);
+        let default = Config::default();
+        assert_eq!(format!("{default:?}"), format!("{balanced:?}"));
+        // Latency: neither the client nor the loop waits for company.
+        assert_eq!(quick.tuning.linger_ms, 0.0);
+        assert!(quick.poll_busy <= balanced.poll_busy && balanced.poll_busy < wide.poll_busy);
+        assert!(quick.poll_idle < balanced.poll_idle && balanced.poll_idle < wide.poll_idle);
+        assert!(quick.poll_idle <= Duration::from_millis(2));
+        // Throughput: more at once, written down less often.
+        assert!(wide.page > balanced.page && wide.max_in_flight > balanced.max_in_flight);
+        assert!(wide.max_in_flight_bytes > balanced.max_in_flight_bytes);
+        assert!(wide.tuning.linger_ms > balanced.tuning.linger_ms);
+        assert!(wide.tuning.queue_kib > balanced.tuning.queue_kib);
+        assert!(wide.cursor_interval > balanced.cursor_interval);
+        // What a promise rests on is nobody's to trade.
+        for config in [&quick, &wide] {
+            assert_eq!(config.lease, balanced.lease);
+            assert_eq!(config.grace, balanced.grace);
+            assert!(config.poll_idle < config.lease / 3);
+        }
+        for profile in Profile::ALL {
+            assert_eq!(profile.as_str().parse(), Ok(profile));
+        }
+    }
+}

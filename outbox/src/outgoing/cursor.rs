@@ -48,4 +48,13 @@ impl Cursor {
     pub(crate) fn is_between_ticks(&self) -> bool {
         self.settled == self.target
     }
+
+    /// Whatever has a lower number is acknowledged, except what transactions wrote that were open for long.
+    #[must_use]
+    pub(crate) fn passed(&self) -> i64 {
+        match self.is_between_ticks() {
+            true => self.settled.floor,
+            false => self.settled.floor.max(self.last_seq),
+        }
+    }
 }

@@ -17,7 +17,6 @@ mod lease_keeping;
 mod measuring;
 mod parked;
 mod stuck;
-mod table;
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -4,6 +4,7 @@
 //! enqueue → table (outbox.log) → reader → leader → broker → ring → cursor → table (outbox.relay)
 //! ```
 
+pub(crate) mod backlog;
 mod config;
 pub(crate) mod cursor;
 mod enqueue;

@@ -3,7 +3,7 @@
 //! | span | kind | made | parent | links |
 //! |---|---|---|---|---|
 //! | `create TOPIC` | producer | by `enqueue`, for each message | the span that enqueues | |
-//! | `send TOPIC` | client | by the relay, for a page's messages of one topic | the first linked | the `create` spans, at most 128 |
+//! | `send TOPIC` | client | by the relay, for a page's messages of one topic, or a batch of parked ones | the first linked | the `create` spans, at most 128 |
 //! | `process TOPIC` | consumer | by the consumer, around the handler, for each message | the `create` span | the `create` span |
 //!
 //! The context of `create` travels: in the row, then in the headers `traceparent` and `tracestate`.
@@ -14,7 +14,8 @@
 //!
 //! **Promised**: no payload, key or header in any of them. What is not sampled costs a look at one
 //! byte of its `traceparent`. **Not promised**: a span for what SQL enqueues (its `traceparent`
-//! is kept), or for a parked message that is sent later.
+//! is kept); of parked messages that are sent later, that their `send` lasts until the last answer where the batch
+//! goes to several partitions (it ends with that of the last message sent).
 //!
 //! `create` and `send` go to OpenTelemetry's global provider, which `chassis` sets only where spans
 //! are exported; where there is none, the context of the span that enqueues travels. `process` is a

@@ -131,6 +131,12 @@ impl Sends {
     }
 }
 
+impl Default for Sends {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Drop for Sends {
     fn drop(&mut self) {
         self.end_all("lease_lost");

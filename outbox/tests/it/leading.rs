@@ -129,6 +129,34 @@ async fn a_relay_whose_session_is_killed_again_and_again_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_under_whose_feet_a_database_is_restored_reads_nothing_of_it() {
+    let world = World::embedded("restored_standby").await;
+    let taken = "update outbox.relay set owner = 'another', lease_until = clock_timestamp() + interval '1 hour'";
+    sqlx::query(taken).execute(&world.pool).await.unwrap();
+    let mut relay = world.relay(quick());
+    let standby = relay.status.wait_for(|status| *status == Status::Standby);
+    tokio::time::timeout(SOON, standby).await.unwrap().unwrap();
+    world.send(&[world.message("k", 1)]).await;
+    // A lease that has long expired, and a cursor that another cluster wrote.
+    let restored = "update outbox.relay set system_identifier = 1, lease_until = clock_timestamp() - interval '1 hour'";
+    sqlx::query(restored).execute(&world.pool).await.unwrap();
+    let error = tokio::time::timeout(SOON, relay.task).await;
+    let error = error.expect("it gives up").unwrap().unwrap_err();
+    assert!(
+        error.to_string().contains("another database cluster"),
+        "{error}"
+    );
+    let mut oracle = world.oracle();
+    oracle.poll().await;
+    assert!(oracle.seen.is_empty(), "nothing was sent");
+    assert_eq!(
+        world.count("select epoch from outbox.relay").await,
+        1,
+        "it had taken the lease"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_of_another_cluster_is_refused_with_advice() {
     let world = World::embedded("foreign").await;
     sqlx::query("update outbox.relay set system_identifier = 1")

@@ -265,3 +265,49 @@ async fn what_kafka_refuses_with_its_neighbours_does_not_let_later_messages_over
     assert_eq!(world.count(sql).await, 1, "its successor was in flight too");
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_is_parked_about_a_mebibyte_is_on_its_way_at_once() {
+    let (world, script) = scripted("batches").await;
+    let (held, blocked) = (
+        format!("{}.held", world.topic),
+        format!("{}.blocked", world.topic),
+    );
+    let topics = [&held, &blocked].map(|topic| Topic::new(topic.as_str(), 1));
+    world.broker.ensure_topics(&topics).await.unwrap();
+    // Ten of 300 KiB behind each other: left by a former leader, of whom nothing is in memory.
+    let park = "insert into outbox.parked
+                    (seq, message_id, topic, key, kind, payload, created_at, class, reason)
+                select -n, gen_random_uuid(), $1, 'k', 'test.counted.v1', convert_to(repeat('x', 300 * 1024), 'UTF8'),
+                       now(), $2, 'a test'
+                from generate_series($3::bigint, $3 + 9) as n";
+    for (topic, class, first) in [(&held, "held", 1_i64), (&blocked, "blocked", 11)] {
+        let query = sqlx::query(park).bind(topic).bind(class).bind(first);
+        query.execute(&world.pool).await.unwrap();
+    }
+    let release = "insert into outbox.blocked_key (topic, key, head) values ($1, 'k', null)";
+    let query = sqlx::query(release).bind(&blocked);
+    query.execute(&world.pool).await.unwrap();
+    // The first of each is tried alone, and answered; of the batch after it nothing is heard.
+    script.mute_after(&held, 1);
+    script.mute_after(&blocked, 1);
+    let relay = world.relay(Config::default());
+    for topic in [&held, &blocked] {
+        testbed::until(SOON, "a batch is on its way", async || {
+            (script.unanswered(topic) > 0).then_some(())
+        })
+        .await;
+    }
+    // The leader's loop has gone on: what belongs to the batches has been sent.
+    world.send(&[world.message("k", 1)]).await;
+    let mut oracle = world.oracle();
+    oracle.wait_for(1).await;
+    for topic in [&held, &blocked] {
+        assert_eq!(
+            script.unanswered(topic),
+            4,
+            "{topic}: with the fourth a mebibyte is passed"
+        );
+    }
+    relay.crash().await;
+}

@@ -1,7 +1,7 @@
 //! The embedded broker behind a script of refusals.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -38,6 +38,8 @@ pub(crate) struct Script {
     topic: AtomicBool,
     /// Topics that begin with this answer nothing.
     silent: Mutex<Option<String>>,
+    /// A topic of which so many records more are answered; those after them are counted and answer nothing.
+    mute: Mutex<HashMap<String, (usize, usize)>>,
     /// How often somebody asked whether the broker is there.
     pub(crate) pings: AtomicUsize,
     pub(crate) producers: AtomicUsize,
@@ -62,6 +64,17 @@ impl Script {
     /// From now on topics that begin with this answer nothing, as when there are too few replicas.
     pub(crate) fn silence(&self, topic: Option<&str>) {
         *self.silent.lock().unwrap() = topic.map(str::to_owned);
+    }
+
+    /// Of this topic so many records more are answered.
+    pub(crate) fn mute_after(&self, topic: &str, answers: usize) {
+        let mut mute = self.mute.lock().unwrap();
+        mute.insert(topic.to_owned(), (answers, 0));
+    }
+
+    /// How many of its records have got no answer.
+    pub(crate) fn unanswered(&self, topic: &str) -> usize {
+        self.mute.lock().unwrap().get(topic).map_or(0, |(_, n)| *n)
     }
 
     /// From now on it is taken.
@@ -102,6 +115,14 @@ impl Producer for ScriptedProducer {
         if self.script.topic.load(Ordering::SeqCst) {
             refuse(token, FailureClass::Topic);
             return Ok(());
+        }
+        if let Some((answers, unanswered)) = self.script.mute.lock().unwrap().get_mut(record.topic)
+        {
+            if *answers == 0 {
+                *unanswered += 1;
+                return Ok(());
+            }
+            *answers -= 1;
         }
         let silent = self.script.silent.lock().unwrap().clone();
         if silent.is_some_and(|silent| record.topic.starts_with(&silent)) {

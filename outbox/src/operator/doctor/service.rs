@@ -14,6 +14,7 @@ use crate::{
         parked::Class,
         status::table as looked,
     },
+    outgoing::backlog::{table::count, unsettled},
 };
 
 pub(super) async fn origin(session: &mut PgConnection) -> Result<Vec<Finding>, Error> {
@@ -47,7 +48,7 @@ pub(super) async fn relay(
     const CHECK: &str = "relay";
     let relay = looked::relay(session).await?;
     let cursor = look::table::cursor(session).await?;
-    let waiting = look::table::count(session, &look::unsettled(&cursor), 1).await?;
+    let waiting = count(session, &unsettled(&cursor), 1).await?;
     let age = relay.cursor_age_seconds;
     let Some(lease) = relay.lease else {
         let found = match waiting.is_empty() {

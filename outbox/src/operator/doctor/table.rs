@@ -387,6 +387,7 @@ pub(super) async fn privileges(connection: &mut PgConnection) -> Result<Privileg
                       and has_table_privilege('outbox.parked', 'delete')
                       and has_table_privilege('outbox.blocked_key', 'delete') as "relay!",
                   has_table_privilege('outbox.inbox', 'insert')
+                      and has_table_privilege('outbox.consumer', 'insert')
                       and has_table_privilege('outbox.inbox_parked', 'delete') as "consume!",
                   has_any_column_privilege('outbox.log', 'select')
                       and has_any_column_privilege('outbox.parked', 'select') as "look!",
@@ -429,6 +430,8 @@ pub(super) async fn roles(connection: &mut PgConnection) -> Result<Vec<Role>, Er
                ('relay',    'delete',   'outbox.log',         false),
                ('relay',    'insert',   'outbox.inbox',       false),
                ('consumer', 'insert',   'outbox.inbox',       true),
+               ('consumer', 'select',   'outbox.consumer',    true),
+               ('consumer', 'insert',   'outbox.consumer',    true),
                ('consumer', 'delete',   'outbox.inbox_parked', true),
                ('consumer', 'select',   'outbox.log',         false),
                ('consumer', 'update',   'outbox.log',         false),

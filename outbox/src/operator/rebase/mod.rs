@@ -143,8 +143,7 @@ pub async fn plan(pool: &PgPool) -> Result<Plan, Error> {
         .await?;
     must_own(&mut tx).await?;
     let found = table::find(&mut tx).await?;
-    nobody_leads(&found)?;
-    let origin = foreign(&found)?;
+    let origin = must_be_needed(&found)?;
     let topics = table::unacknowledged_by_topic(&mut tx).await?;
     let messages = topics.iter().map(|topic| topic.messages).sum();
     let held = table::count(&mut tx).await?;
@@ -184,8 +183,7 @@ pub async fn rebase(pool: &PgPool, patience: Duration) -> Result<Rebased, Error>
         .await
         .map_err(|error| busy(error, RELAY_BUSY))?;
     let found = table::find(&mut tx).await?;
-    nobody_leads(&found)?;
-    let origin = foreign(&found)?;
+    let origin = must_be_needed(&found)?;
     table::lock_log(&mut tx)
         .await
         .map_err(|error| busy(error, LOG_BUSY))?;
@@ -292,6 +290,14 @@ fn nobody_leads(found: &Found) -> Result<(), Error> {
     ))
 }
 
+/// Why it is needed, if it is and nobody leads. In this order: where there is nothing to rebase, nobody shall
+/// stop a relay for it.
+fn must_be_needed(found: &Found) -> Result<Origin, Error> {
+    let origin = foreign(found)?;
+    nobody_leads(found)?;
+    Ok(origin)
+}
+
 /// Why the cursor means nothing here; refuses one that does.
 fn foreign(found: &Found) -> Result<Origin, Error> {
     match (found.same, found.behind) {
@@ -304,8 +310,7 @@ fn foreign(found: &Found) -> Result<Origin, Error> {
 /// Refuses a cursor whose transaction ids cannot be this cluster's.
 async fn same_xids(connection: &mut PgConnection) -> Result<(), Error> {
     let found = table::find(connection).await?;
-    nobody_leads(&found)?;
-    foreign(&found)?;
+    must_be_needed(&found)?;
     if !found.behind || table::log_is_ahead(connection).await? {
         return refuse(
             "the cursor or a message has a transaction id that this cluster has not reached: the ids are not the \

@@ -7,10 +7,11 @@ use uuid::Uuid;
 use crate::{
     Error,
     operator::{
-        look::table::{columns, decode, newest_seq},
+        look::table::{decode, newest_seq},
         parked::Class,
         tail::{Filter, WINDOW},
     },
+    outgoing::backlog::table::columns,
 };
 
 /// A row of the log, as an operator sees it.

@@ -2,10 +2,14 @@
 
 use crate::{
     Error,
-    outgoing::leader::{Leader, table::waiting},
+    outgoing::{
+        backlog::{table::count, unsettled},
+        leader::Leader,
+    },
 };
 
-/// A backlog up to this is counted, a larger one estimated: so many rows are read at most.
+/// A backlog up to this is counted, a larger one estimated: so many rows are read at most, of each of
+/// three sources.
 const COUNTED: i64 = 1_000;
 
 impl Leader<'_> {
@@ -15,17 +19,15 @@ impl Leader<'_> {
     /// row. Above what is counted stands the distance of two numbers, as in `recompense outbox status`:
     /// too high by the transactions that were rolled back, too low by those that were open for long.
     pub(super) async fn measure(&mut self) -> Result<(), Error> {
-        let waiting = waiting(self.connection, &self.cursor, COUNTED).await?;
-        let passed = match self.cursor.is_between_ticks() {
-            true => self.cursor.settled.floor,
-            false => self.cursor.settled.floor.max(self.cursor.last_seq),
-        };
-        let messages = match waiting.messages < COUNTED {
-            true => waiting.messages,
-            false => waiting.messages.max(self.floor - passed),
+        let waiting = count(self.connection, &unsettled(&self.cursor), COUNTED).await?;
+        let counted: i64 = waiting.iter().map(|topic| topic.messages).sum();
+        let ages = waiting.iter().map(|topic| topic.oldest_seconds);
+        let messages = match counted < COUNTED {
+            true => counted,
+            false => counted.max(self.floor - self.cursor.passed()),
         };
         self.metrics
-            .waiting(messages, waiting.oldest_seconds, self.paused);
+            .waiting(messages, ages.fold(0.0, f64::max), self.paused);
         Ok(())
     }
 }

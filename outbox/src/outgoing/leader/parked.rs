@@ -13,6 +13,7 @@ use crate::{
         table::Logged,
         wire,
     },
+    trace::Sends,
 };
 
 /// What the leader knows of what is parked.
@@ -23,6 +24,7 @@ pub(super) struct Parked {
     /// A producer for what is parked; only while there is something to try.
     lane: Option<Lane>,
     pub(super) arrived: Vec<Delivery>,
+    sends: Sends,
     /// Read, not sent, and about to be parked.
     pub(super) withheld: Vec<Withheld>,
     /// What the broker said last of a topic that refuses.
@@ -276,9 +278,13 @@ impl Leader<'_> {
                 Some(lane) => lane,
                 none => none.insert(self.spares.take(self.broker, &self.config.tuning)?),
             };
+            self.parked.sends.page();
             for row in rows {
                 let token = self.parked.queues.try_one(&due, row.seq);
                 let sent = wire::send(&*lane.producer, token, &row, &self.config.source);
+                if sent != Err(SendError::Full) {
+                    self.parked.sends.sent(token, &row);
+                }
                 let Err(refused) = sent else { continue };
                 if let SendError::Failed(failure) = refused {
                     // As if the broker had answered.
@@ -314,24 +320,30 @@ impl Leader<'_> {
                 taken.push(tried.seq);
                 continue;
             };
+            self.parked.sends.refused(token, &failure);
             // In company it may be another's fault; the next try is alone.
             if failure.class == FailureClass::Record && tried.alone {
                 refused.push((tried, failure.reason.clone()));
             }
             refusal |= failure.class == FailureClass::Record;
-            failed = Some(failure.reason);
+            failed = Some(failure);
         }
+        let queues = &self.parked.queues;
+        self.parked.sends.page();
+        self.parked.sends.settle(|token| !queues.is_trying(token));
         if !taken.is_empty() {
             self.forget(&taken).await?;
         }
         for (tried, reason) in &refused {
             self.refuse(tried, reason).await?;
         }
-        if let Some(reason) = failed {
+        if let Some(failure) = failed {
+            self.parked.sends.give_up(&failure);
             // By a new producer: one that was refused something sends nothing more.
             self.parked.lane.take().into_iter().for_each(Lane::abandon);
             self.parked.queues.forget();
             if !refusal {
+                let reason = failure.reason;
                 tracing::warn!(reason, "parked messages were not taken, trying again later");
                 return Ok(());
             }

@@ -112,6 +112,11 @@ impl Queues {
         Some(tried)
     }
 
+    /// Whether a message is on its way, by its token.
+    pub(crate) fn is_trying(&self, token: usize) -> bool {
+        self.trying.contains_key(&token)
+    }
+
     /// Forgets what is on its way.
     pub(crate) fn forget(&mut self) {
         self.trying.clear();

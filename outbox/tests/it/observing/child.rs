@@ -123,6 +123,7 @@ async fn play(scenario: &str, telemetry: &Telemetry) {
         "life" => observing::traces::life().await,
         "quiet" => observing::traces::quiet().await,
         "trouble" => observing::trouble::business_as_usual().await,
+        "later" => observing::parked::later().await,
         "metrics" => observing::metrics::everything(telemetry).await,
         other => panic!("no scenario {other}"),
     }

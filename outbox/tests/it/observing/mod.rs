@@ -7,5 +7,6 @@
 mod child;
 mod collector;
 mod metrics;
+mod parked;
 mod traces;
 mod trouble;

@@ -605,6 +605,44 @@ async fn a_role_with_too_much_or_too_little_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_made_before_consumers_had_numbers_is_told_to_be_made_again() {
+    let world = World::embedded("doctor_consumer").await;
+    let pool = &world.pool;
+    let limits = &Limits::default();
+    let prefix = format!("doctor_{}", Uuid::now_v7().simple());
+    outbox::make_roles(pool, &prefix).await.unwrap();
+    is_ok(pool, "roles", limits).await;
+    let user = format!("{prefix}_user");
+    let login = format!("create role {user} login in role {prefix}_consumer");
+    run(pool, login).await;
+    let theirs = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(2)
+        .connect_with(world.database.options().unwrap().username(&user))
+        .await
+        .unwrap();
+    let may = ask(&theirs, "privileges", limits).await.explanation;
+    assert!(may.contains("may: consume"), "{may}");
+
+    for privilege in ["insert", "select"] {
+        let revoked = format!("revoke {privilege} on outbox.consumer from {prefix}_consumer");
+        run(pool, revoked).await;
+        let finding = ask(pool, "roles", limits).await;
+        assert_eq!(finding.verdict, Verdict::Problem, "{finding:?}");
+        let lacks = format!("{privilege} on outbox.consumer");
+        assert!(finding.explanation.contains(&lacks), "{finding:?}");
+        assert_eq!(
+            finding.fix,
+            [format!("select outbox.make_roles('{prefix}')")]
+        );
+    }
+    let may = ask(&theirs, "privileges", limits).await.explanation;
+    assert!(!may.contains("may: consume"), "{may}");
+    theirs.close().await;
+    outbox::make_roles(pool, &prefix).await.unwrap();
+    is_ok(pool, "roles", limits).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_user_may_not_look_at_is_unknown_and_the_other_checks_go_on() {
     let world = World::embedded("doctor_blind").await;
     let role = format!("blind_{}", Uuid::now_v7().simple());

@@ -456,6 +456,11 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
         ..Config::default()
     });
     relay.leading().await;
+    let needless = refusal(rebase::plan(pool).await);
+    assert!(
+        needless.contains("nothing to rebase"),
+        "nobody stops a relay for that: {needless}"
+    );
     run(pool, FOREIGN).await;
     for alive in [
         refusal(rebase::plan(pool).await),
