@@ -94,7 +94,7 @@ create table saga.event (
 -- When a saga goes on by itself. Written and deleted only under the instance's lock.
 create table saga.timer (
     saga_id  uuid        not null,
-    -- Empty for the saga's own deadline.
+    -- Empty for the saga's own deadline; the resource for a claim that was granted.
     step     text        not null,
     phase    text        not null,
     -- Which attempt is meant: a timer of another one is dropped by the decision.
@@ -104,7 +104,7 @@ create table saga.timer (
     -- How often firing it failed; each failure moves it further away, so that it starves no other.
     failures integer     not null default 0,
     constraint timer_pkey primary key (saga_id, step, phase),
-    constraint timer_phase_known check (phase in ('action', 'compensation', 'deadline'))
+    constraint timer_phase_known check (phase in ('action', 'compensation', 'deadline', 'lock'))
 );
 
 -- What is due, oldest first.

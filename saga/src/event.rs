@@ -113,6 +113,11 @@ pub enum Timer {
     Attempt(Attempt),
     /// The saga's own time is up.
     Deadline,
+    /// A claim that waited was granted.
+    Lock {
+        /// On which resource.
+        resource: String,
+    },
 }
 
 /// One sending of an operation, under way or to come.

@@ -368,12 +368,15 @@ pub(crate) type TimerKey = (String, &'static str);
 
 /// The phase of a saga's own timer.
 const DEADLINE: &str = "deadline";
+/// The phase of a timer that stands for a granted claim; its step is the resource.
+const LOCK: &str = "lock";
 
 /// Where a timer stands in its table.
 pub(crate) fn timer_key(timer: &Timer) -> TimerKey {
     match timer {
         Timer::Attempt(attempt) => (attempt.step.clone(), attempt.phase.as_str()),
         Timer::Deadline => (String::new(), DEADLINE),
+        Timer::Lock { resource } => (resource.clone(), LOCK),
     }
 }
 
@@ -392,7 +395,7 @@ pub(crate) async fn change_timers(
         keys.into_iter().map(|(s, p)| (s, p.to_owned())).unzip();
     let number = |timer: &Timer| match timer {
         Timer::Attempt(attempt) => (attempt.round, attempt.attempt),
-        Timer::Deadline => (0, 0),
+        Timer::Deadline | Timer::Lock { .. } => (0, 0),
     };
     let (rounds, attempts): (Vec<_>, Vec<_>) =
         set.iter().map(|(_, timer, _)| number(timer)).unzip();
@@ -484,8 +487,13 @@ pub(crate) async fn take_due_timers(
     .fetch_all(&mut **tx)
     .await?;
     let timers = rows.into_iter().map(|row| {
-        if row.phase == DEADLINE {
-            return Ok((row.saga_id, Timer::Deadline));
+        match row.phase.as_str() {
+            DEADLINE => return Ok((row.saga_id, Timer::Deadline)),
+            LOCK => {
+                let resource = row.step;
+                return Ok((row.saga_id, Timer::Lock { resource }));
+            }
+            _ => {}
         }
         let phase = row.phase.parse();
         let attempt = Attempt {

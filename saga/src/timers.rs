@@ -17,8 +17,10 @@ use uuid::Uuid;
 use crate::{
     Error,
     coordinator::{Coordinator, Turns},
-    event::{Input, LockAnswer},
-    locks, pending, table, telemetry,
+    event::{Input, Timer},
+    locks, pending,
+    table::{self, TimerChanges},
+    telemetry,
 };
 
 /// Sagas whose turns share a transaction.
@@ -168,25 +170,23 @@ impl Timers {
         }
     }
 
-    /// Gives sagas their turn whose claims were granted by another one's end.
+    /// Wakes sagas whose claims were granted by another one's end: each gets a timer that is due,
+    /// so that one which cannot go on is put off like any other and stops nobody.
     async fn grant(&self) -> Result<usize, Error> {
         let mut tx = self.pool.begin_with(table::BEGIN).await?;
         let granted = locks::notice(&mut tx, BATCH).await?;
         if granted.is_empty() {
             return Ok(0);
         }
-        let ids: Vec<Uuid> = granted.iter().map(|granted| granted.saga_id).collect();
-        let loaded = table::load_for_update(&mut tx, &ids).await?;
-        let mut turns = Turns::of(&self.coordinator, loaded);
-        for granted in &granted {
+        let due = |granted: &locks::Granted| {
             let resource = granted.resource.clone();
-            let answer = LockAnswer {
-                resource,
-                granted: true,
-            };
-            turns.take(granted.saga_id, &Input::Lock(answer))?;
-        }
-        turns.write(&mut tx).await?;
+            (granted.saga_id, Timer::Lock { resource }, Duration::ZERO)
+        };
+        let changes = TimerChanges {
+            set: granted.iter().map(due).collect(),
+            ..TimerChanges::default()
+        };
+        table::change_timers(&mut tx, &changes).await?;
         tx.commit().await?;
         Ok(granted.len())
     }

@@ -96,8 +96,7 @@ async fn scheduling_and_cancelling_conforms() {
         .refused(|saga| schedule(saga, "00000"))
         .compensation(|saga| request(&CancelDelivery { order_id: saga }))
         .effects(move |saga| places(counted.clone(), saga));
-    // On once the barrier answers probes.
-    let options = Options::default().probe(false);
+    let options = Options::default();
     let report = conformance::run(&*broker, &subject, &options).await;
     let report = report.expect("a report");
 

@@ -88,8 +88,7 @@ async fn authorizing_and_releasing_conforms() {
         .refused(|saga| authorize(saga, "pm_card_declined"))
         .compensation(|saga| request(&ReleasePayment { order_id: saga }))
         .effects(move |saga| holds(pool.clone(), saga));
-    // On once the barrier answers probes.
-    let options = Options::default().probe(false);
+    let options = Options::default();
     let report = conformance::run(&*broker, &subject, &options).await;
     let report = report.expect("a report");
 

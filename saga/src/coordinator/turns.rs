@@ -23,9 +23,6 @@ use crate::{
     telemetry, wire,
 };
 
-/// How long a participant may begin what a command asks. Shorter than it keeps its barrier rows.
-const COMMAND_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// What a command's trace goes on from: `traceparent` and `tracestate` of what caused it.
 pub(crate) type Trace = Vec<(&'static str, String)>;
 
@@ -267,7 +264,7 @@ fn message(coordinator: &Coordinator, saga: &Taking, command: &Command) -> Messa
         definition: saga.instance.definition.clone(),
         attempt: command.attempt,
         reply_topic: coordinator.reply_topic().to_owned(),
-        expires_at: saga.now + COMMAND_EXPIRY,
+        expires_at: saga.now + wire::COMMAND_EXPIRY,
         probe: command.probe,
     };
     let message = headers.message(&command.topic, command.kind, command.payload.clone());

@@ -354,8 +354,7 @@ async fn our_own_conforms(name: &str, broker: Arc<dyn Broker>) {
         .refused(asking("refuse"))
         .compensation(|_| Request::json(Undo::KIND, json!({})))
         .effects(move |saga| effects_of(counted.clone(), saga));
-    // On once the barrier answers probes.
-    let options = options().probe(false);
+    let options = options();
     let report = conformance::run(&*broker, &subject, &options).await;
     report.unwrap().assert_conforms();
 

@@ -76,6 +76,7 @@ fn key(timer: &Timer) -> (String, &'static str) {
     match timer {
         Timer::Attempt(attempt) => (attempt.step.clone(), attempt.phase.as_str()),
         Timer::Deadline => (String::new(), "deadline"),
+        Timer::Lock { resource } => (resource.clone(), "lock"),
     }
 }
 
@@ -429,6 +430,10 @@ fn effect_line(effect: &Effect) -> String {
             timer: Timer::Deadline,
             ..
         } => "timer deadline".to_owned(),
+        Effect::SetTimer {
+            timer: Timer::Lock { resource },
+            ..
+        } => format!("timer lock {resource}"),
         Effect::ClearTimer { step, phase } => format!("no timer {step} {phase}"),
         Effect::Acquire(claims) => format!("acquire {}", claims.len()),
         Effect::StepSettled { step, status } => format!("settled {step} {status}"),
