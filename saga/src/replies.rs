@@ -17,14 +17,11 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    coordinator::{Coordinator, Trace, Turns},
+    coordinator::{Coordinator, Turns},
     event::Input,
     pending::{self, Waiting},
     table, wire,
 };
-
-/// What is handed on from a reply to the commands it causes.
-const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Turns replies into turns of their sagas. See [`Coordinator::replies`].
 #[derive(Clone)]
@@ -58,9 +55,12 @@ impl Replies {
             }
             let payload = message.payload.as_deref().unwrap_or_default();
             let reply = reply.answered(&message.kind, payload)?;
-            turns.because_of(saga_id, trace_of(message));
+            let step = reply.operation.step.as_str();
+            let span = info_span!("saga.reply", %saga_id, step);
+            turns.because_of(saga_id, outbox::follow(&span, message));
+            let _inside = span.enter();
             let instance = turns.take(saga_id, &Input::Reply(reply))?;
-            debug!(%saga_id, status = %instance.status, seq = instance.seq, "reply handled");
+            debug!(status = %instance.status, seq = instance.seq, "reply handled");
         }
         turns.write(tx).await?;
         pending::keep(tx, &unknown).await
@@ -85,9 +85,4 @@ fn waiting(reply: wire::Reply, message: &Received) -> Waiting {
         kind: message.kind.clone(),
         payload: message.payload.clone().unwrap_or_default(),
     }
-}
-
-fn trace_of(message: &Received) -> Trace {
-    let header = |name: &'static str| Some((name, message.header(name)?.to_owned()));
-    TRACE.into_iter().filter_map(header).collect()
 }

@@ -23,10 +23,12 @@
 
 mod context;
 mod create;
+mod follow;
 mod process;
 mod send;
 mod tracer;
 
 pub(crate) use create::{Create, Creating};
+pub use follow::follow;
 pub(crate) use process::{process, process_failed};
 pub(crate) use send::Sends;

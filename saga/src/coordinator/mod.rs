@@ -33,7 +33,7 @@ use crate::{
     timers::Timers,
 };
 
-pub(crate) use turns::{Trace, Turns};
+pub(crate) use turns::Turns;
 
 /// Steers the sagas of its definitions. Cheap to clone; any number of replicas may run.
 #[derive(Clone)]

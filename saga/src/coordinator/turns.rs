@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What a command's trace goes on from: `traceparent` and `tracestate` of what caused it.
-pub(crate) type Trace = Vec<(&'static str, String)>;
+type Trace = Vec<(&'static str, String)>;
 
 /// Sagas whose rows are locked, and what was decided about them since.
 pub(crate) struct Turns<'c> {

@@ -167,7 +167,7 @@ async fn settled(
 }
 
 /// Fails where that nothing was found may be because it was forgotten.
-async fn remembered(
+pub(crate) async fn remembered(
     tx: &mut PgTransaction<'_>,
     operation: &Operation,
 ) -> Result<(), outbox::Error> {
@@ -183,7 +183,7 @@ async fn remembered(
 
 /// The savepoint is released when the action took effect and rolled back when it did not; an error
 /// rolls back the whole transaction, this with it.
-async fn in_savepoint(
+pub(crate) async fn in_savepoint(
     tx: &mut PgTransaction<'_>,
     command: &wire::Command,
     message: &Received,

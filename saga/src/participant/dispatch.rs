@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::future::BoxFuture;
 use outbox::{Handler, Payload, Received};
 use sqlx::{PgPool, PgTransaction};
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, Span, debug, info_span};
 
 use crate::{
     Error,
@@ -14,6 +14,7 @@ use crate::{
         action::{Action, Answer, Compensation, Context},
         answer::{Passed, encode},
         barrier::{self, Act, Undo},
+        batch::{self, Answers, Asked},
         external::External,
         outside::{self, Externals},
         running,
@@ -76,12 +77,95 @@ impl Participant {
         self
     }
 
+    /// Carries out a batch: what can be done together, then the rest one after another.
+    async fn batch(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> Result<(), outbox::Error> {
+        let commands = batch.iter().map(wire::Command::parse);
+        let commands: Vec<wire::Command> = commands.collect::<Result<_, _>>()?;
+        let spans: Vec<_> = batch.iter().map(|message| self.span(message)).collect();
+        let traces: Vec<_> = spans
+            .iter()
+            .zip(batch)
+            .map(|(span, message)| outbox::follow(span, message))
+            .collect();
+        let mut answers = self.together(tx, batch, &commands, &spans).await?;
+        let mut replies = Vec::with_capacity(batch.len());
+        for (((command, message), span), trace) in commands.iter().zip(batch).zip(spans).zip(traces)
+        {
+            // Of two commands of one operation the first got the answer, the second finds it.
+            let passed = match answers
+                .remove(&command.operation)
+                .filter(|_| !command.probe)
+            {
+                Some(Some(answer)) => Passed::Answered(answer),
+                Some(None) => Passed::Silent,
+                None => self.command(tx, command, message).instrument(span).await?,
+            };
+            if let Some(answer) = self.counted(command.operation.phase, passed) {
+                let reply = command.reply(answer.outcome, &answer.kind, answer.payload);
+                let reply = trace
+                    .into_iter()
+                    .fold(reply, |reply, (name, value)| reply.with_header(name, value));
+                replies.push(reply);
+            }
+        }
+        outbox::enqueue_all(tx, &replies).await
+    }
+
+    /// What the database alone is asked for, each operation once.
+    async fn together(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+        commands: &[wire::Command],
+        spans: &[Span],
+    ) -> Result<Answers, outbox::Error> {
+        let first = batch::first_of_each(commands.iter());
+        let (mut actions, mut compensations) = (Vec::new(), Vec::new());
+        for (place, (command, message)) in commands.iter().zip(batch).enumerate() {
+            if command.probe || !first.contains(&place) {
+                continue;
+            }
+            let (kind, span) = (message.kind.as_str(), &spans[place]);
+            match command.operation.phase {
+                Phase::Action => actions.extend(self.actions.get(kind).map(|business| Asked {
+                    command,
+                    message,
+                    business: business.as_ref(),
+                    span,
+                })),
+                // The action may be running outside, and then nothing is stored.
+                Phase::Compensation if !self.externals.is_empty() => {}
+                Phase::Compensation => {
+                    compensations.extend(self.compensations.get(kind).map(|business| Asked {
+                        command,
+                        message,
+                        business: business.as_ref(),
+                        span,
+                    }));
+                }
+            }
+        }
+        let mut answers = Answers::new();
+        if !actions.is_empty() {
+            answers.extend(batch::actions(tx, &actions).await?);
+        }
+        if !compensations.is_empty() {
+            answers.extend(batch::compensations(tx, &compensations).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Lets one command through the barrier.
     async fn command(
         &self,
         tx: &mut PgTransaction<'_>,
+        command: &wire::Command,
         message: &Received,
-    ) -> Result<(), outbox::Error> {
-        let command = wire::Command::parse(message)?;
+    ) -> Result<Passed, outbox::Error> {
         let phase = command.operation.phase;
         let kind = message.kind.as_str();
         let unknown = || Error::UnknownCommand {
@@ -89,52 +173,59 @@ impl Participant {
             phase,
             kind: kind.to_owned(),
         };
-        let passed = match phase {
+        match phase {
             Phase::Action if command.probe => {
                 let known = self.actions.contains_key(kind) || self.externals.contains_key(kind);
                 known.then_some(()).ok_or_else(unknown)?;
-                barrier::probe(tx, &command, &self.externals).await?
+                barrier::probe(tx, command, &self.externals).await
             }
             Phase::Action => match self.externals.get(kind) {
-                Some(outside) => running::action(tx, &command, message, outside.as_ref()).await?,
+                Some(outside) => running::action(tx, command, message, outside.as_ref()).await,
                 None => {
                     let business = self.actions.get(kind).ok_or_else(unknown)?;
-                    barrier::action(tx, &command, message, business.as_ref()).await?
+                    barrier::action(tx, command, message, business.as_ref()).await
                 }
             },
-            Phase::Compensation if command.probe => return Err(not_asked_about().into()),
+            Phase::Compensation if command.probe => Err(not_asked_about().into()),
             Phase::Compensation => {
                 let business = self.compensations.get(kind).ok_or_else(unknown)?;
                 let business = business.as_ref();
-                barrier::compensation(tx, &command, message, business, &self.externals).await?
+                barrier::compensation(tx, command, message, business, &self.externals).await
             }
-        };
-        let (outcome, reply) = match passed {
-            Passed::Answered(reply) => (reply.outcome.as_str(), reply),
-            Passed::Repeated(reply) => ("repeated", reply),
-            Passed::Silent => {
-                telemetry::barrier(&self.name, phase, "silent");
-                return Ok(());
-            }
+        }
+    }
+
+    /// Counts what came of a command. What is to be answered.
+    fn counted(&self, phase: Phase, passed: Passed) -> Option<Stored> {
+        let (outcome, answer) = match passed {
+            Passed::Answered(answer) => (answer.outcome.as_str(), Some(answer)),
+            Passed::Repeated(answer) => ("repeated", Some(answer)),
+            Passed::Silent => ("silent", None),
         };
         telemetry::barrier(&self.name, phase, outcome);
-        debug!(outcome, "command answered");
-        let reply = command.reply(reply.outcome, &reply.kind, reply.payload);
-        outbox::enqueue(tx, &reply).await?;
-        Ok(())
+        debug!(outcome, "command settled");
+        answer
+    }
+
+    fn span(&self, message: &Received) -> Span {
+        let step = message.header(wire::STEP).unwrap_or_default();
+        let participant = self.name.as_str();
+        info_span!("saga.command", participant, saga_id = %message.key, step)
     }
 }
 
 impl Handler for Participant {
-    async fn handle(
+    /// Does all the work: it is what sees the commands of a transaction together.
+    async fn prepare(
         &self,
         tx: &mut PgTransaction<'_>,
-        message: &Received,
+        batch: &[Received],
     ) -> Result<(), outbox::Error> {
-        let step = message.header(wire::STEP).unwrap_or_default();
-        let participant = self.name.as_str();
-        let span = info_span!("saga.command", participant, saga_id = %message.key, step);
-        self.command(tx, message).instrument(span).await
+        self.batch(tx, batch).await
+    }
+
+    async fn handle(&self, _: &mut PgTransaction<'_>, _: &Received) -> Result<(), outbox::Error> {
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ mod external;
 mod dispatch;
 
 mod barrier;
+mod batch;
 mod running;
 
 mod outside;

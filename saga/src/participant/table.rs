@@ -4,6 +4,8 @@
 //! the next statement's snapshot sees what that one committed. Hence two statements, never one
 //! with a common table expression that reads the table.
 
+use std::collections::{HashMap, HashSet};
+
 use chrono::{DateTime, Utc};
 use sqlx::{PgTransaction, postgres::types::PgInterval};
 use uuid::Uuid;
@@ -95,6 +97,164 @@ pub(crate) async fn insert(
     .fetch_optional(&mut **tx)
     .await?;
     Ok(expired.map(|expired| Inserted { expired }))
+}
+
+/// Claims operations, in one order. Those that were not there before, by their keys; concurrent
+/// inserters are waited for.
+pub(crate) async fn claim_all(
+    tx: &mut PgTransaction<'_>,
+    operations: &[(&Operation, DateTime<Utc>)],
+) -> Result<HashMap<Uuid, Inserted>, sqlx::Error> {
+    let columns = Columns::of(operations.iter().map(|(operation, _)| *operation));
+    let expiries: Vec<DateTime<Utc>> = operations.iter().map(|(_, at)| *at).collect();
+    let rows = sqlx::query!(
+        r#"with claimed as (
+               insert into saga.barrier (saga_id, step, round, phase, op_key, state)
+               select new.saga_id, new.step, new.round, new.phase, new.op_key, $7
+               from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[], $5::uuid[])
+                    as new (saga_id, step, round, phase, op_key)
+               order by new.saga_id, new.step, new.round, new.phase
+               on conflict on constraint barrier_pkey do nothing
+               returning op_key)
+           select claimed.op_key as "op_key!", given.expires_at < clock_timestamp() as "expired!"
+           from claimed
+           join unnest($5::uuid[], $6::timestamptz[]) as given (op_key, expires_at)
+             on given.op_key = claimed.op_key"#,
+        &columns.sagas,
+        &columns.steps,
+        &columns.rounds,
+        &columns.phases,
+        &columns.keys,
+        &expiries,
+        State::Claimed.as_str()
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let claimed = rows.into_iter().map(|row| {
+        let expired = row.expired;
+        (row.op_key, Inserted { expired })
+    });
+    Ok(claimed.collect())
+}
+
+/// Inserts tombstones, in one order, where there are no rows. The keys of those it inserted.
+pub(crate) async fn bury_all(
+    tx: &mut PgTransaction<'_>,
+    actions: &[Operation],
+    tombstone: &Stored,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let columns = Columns::of(actions);
+    let buried = sqlx::query_scalar!(
+        "insert into saga.barrier
+           (saga_id, step, round, phase, op_key, state, outcome, reply_kind, reply)
+         select new.saga_id, new.step, new.round, new.phase, new.op_key, $6, $7, $8, $9
+         from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[], $5::uuid[])
+              as new (saga_id, step, round, phase, op_key)
+         order by new.saga_id, new.step, new.round, new.phase
+         on conflict on constraint barrier_pkey do nothing
+         returning op_key",
+        &columns.sagas,
+        &columns.steps,
+        &columns.rounds,
+        &columns.phases,
+        &columns.keys,
+        State::Answered.as_str(),
+        tombstone.outcome.as_str(),
+        tombstone.kind,
+        tombstone.payload
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(buried.into_iter().collect())
+}
+
+/// The answers that operations got, by their keys.
+pub(crate) async fn answers(
+    tx: &mut PgTransaction<'_>,
+    operations: &[&Operation],
+) -> Result<HashMap<Uuid, Stored>, sqlx::Error> {
+    if operations.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let columns = Columns::of(operations.iter().copied());
+    let rows = sqlx::query!(
+        r#"select b.op_key, b.outcome as "outcome!", b.reply_kind as "reply_kind!",
+                  b.reply as "reply!"
+           from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[])
+                as asked (saga_id, step, round, phase)
+           join saga.barrier b
+             on b.saga_id = asked.saga_id and b.step = asked.step and b.round = asked.round
+            and b.phase = asked.phase
+           where b.state = $5"#,
+        &columns.sagas,
+        &columns.steps,
+        &columns.rounds,
+        &columns.phases,
+        State::Answered.as_str()
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let answers = rows.into_iter().map(|row| {
+        let answer = stored(&row.outcome, row.reply_kind, row.reply)?;
+        Ok((row.op_key, answer))
+    });
+    answers.collect()
+}
+
+/// Stores the answers to operations that are claimed in this transaction. How many there were.
+pub(crate) async fn store_all(
+    tx: &mut PgTransaction<'_>,
+    answers: &[(&Operation, &Stored)],
+) -> Result<u64, sqlx::Error> {
+    let columns = Columns::of(answers.iter().map(|(operation, _)| *operation));
+    let outcomes: Vec<String> = answers.iter().map(|(_, a)| a.outcome.to_string()).collect();
+    let kinds: Vec<String> = answers.iter().map(|(_, a)| a.kind.clone()).collect();
+    let replies: Vec<Vec<u8>> = answers.iter().map(|(_, a)| a.payload.clone()).collect();
+    let done = sqlx::query!(
+        "update saga.barrier b
+         set state = $8, outcome = new.outcome, reply_kind = new.kind, reply = new.reply
+         from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[],
+                     $7::bytea[])
+              as new (saga_id, step, round, phase, outcome, kind, reply)
+         where b.saga_id = new.saga_id and b.step = new.step and b.round = new.round
+           and b.phase = new.phase and b.state = $9",
+        &columns.sagas,
+        &columns.steps,
+        &columns.rounds,
+        &columns.phases,
+        &outcomes,
+        &kinds,
+        &replies,
+        State::Answered.as_str(),
+        State::Claimed.as_str()
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Operations as columns.
+#[derive(Default)]
+struct Columns {
+    sagas: Vec<Uuid>,
+    steps: Vec<String>,
+    rounds: Vec<i32>,
+    phases: Vec<String>,
+    keys: Vec<Uuid>,
+}
+
+impl Columns {
+    fn of<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> Self {
+        let mut columns = Self::default();
+        for operation in operations {
+            columns.sagas.push(operation.saga_id);
+            columns.steps.push(operation.step.clone());
+            columns.rounds.push(operation.round);
+            columns.phases.push(operation.phase.to_string());
+            columns.keys.push(operation.key());
+        }
+        columns
+    }
 }
 
 /// Notes that an effect outside of the database is about to begin. A concurrent inserter is waited

@@ -9,6 +9,7 @@
 mod table;
 
 use sqlx::{PgPool, PgTransaction};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
@@ -40,24 +41,36 @@ pub(crate) async fn keep(tx: &mut PgTransaction<'_>, replies: &[Waiting]) -> Res
     Ok(())
 }
 
-/// Takes up what this replica can read. Returns of how many sagas.
+/// Takes up what this replica can read. Returns of how many sagas. One that cannot go on stops no
+/// other: its replies stay, and are tried again with the next look.
 ///
 /// # Errors
 ///
-/// When the database does not answer, or a saga cannot go on; its replies are still kept then.
+/// When the database does not answer.
 pub(crate) async fn take_up(coordinator: &Coordinator, pool: &PgPool) -> Result<usize, Error> {
     let mut tx = pool.begin_with(sagas::BEGIN).await?;
     let ids: Vec<Uuid> = table::sagas(&mut tx, &coordinator.known(), BATCH).await?;
-    if ids.is_empty() {
-        return Ok(0);
+    // Each is taken up by itself: they are few, and come with a deploy.
+    tx.rollback().await?;
+    let mut taken_up = 0;
+    for id in ids {
+        match take_up_one(coordinator, pool, id).await {
+            Ok(()) => taken_up += 1,
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => warn!(saga_id = %id, %error, "a kept reply cannot be taken up"),
+        }
     }
-    let loaded = sagas::load_for_update(&mut tx, &ids).await?;
+    Ok(taken_up)
+}
+
+async fn take_up_one(coordinator: &Coordinator, pool: &PgPool, id: Uuid) -> Result<(), Error> {
+    let mut tx = pool.begin_with(sagas::BEGIN).await?;
+    let loaded = sagas::load_for_update(&mut tx, &[id]).await?;
     let mut turns = Turns::of(coordinator, loaded);
-    for reply in table::take(&mut tx, &ids).await? {
-        let reply = reply?;
-        turns.take(reply.operation.saga_id, &Input::Reply(reply))?;
+    for reply in table::take(&mut tx, &[id]).await? {
+        turns.take(id, &Input::Reply(reply?))?;
     }
     turns.write(&mut tx).await?;
     tx.commit().await?;
-    Ok(ids.len())
+    Ok(())
 }

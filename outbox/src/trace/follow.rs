@@ -1,0 +1,80 @@
+//! Going on with a message's trace where a batch is handled together.
+
+use opentelemetry::{Context, trace::TraceContextExt};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::{
+    message::Received,
+    telemetry::{TRACEPARENT, TRACESTATE},
+    trace::context::{read, written},
+};
+
+/// Puts `span` below the message's `create` span, for a [`BatchHandler`](crate::BatchHandler) that
+/// does one message's part of the work in it. Returns the headers with which messages caused by it
+/// carry the trace on; where no trace is recorded, those that came.
+#[must_use]
+pub fn follow(span: &tracing::Span, message: &Received) -> Vec<(&'static str, String)> {
+    let came = message
+        .header(TRACEPARENT)
+        .and_then(|traceparent| read(traceparent, message.header(TRACESTATE)));
+    let Some(came) = came else {
+        return Vec::new();
+    };
+    // Fails only where there is no OpenTelemetry layer.
+    let _ = span.set_parent(Context::new().with_remote_span_context(came.clone()));
+    let context = span.context();
+    let ours = context.span().span_context().clone();
+    let travels = if ours.is_valid() { ours } else { came };
+    let (traceparent, tracestate) = written(&travels);
+    let mut headers = vec![(TRACEPARENT, traceparent)];
+    if !tracestate.is_empty() {
+        headers.push((TRACESTATE, tracestate));
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Message;
+
+    const CAME: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn received(headers: &[(&str, &str)]) -> Received {
+        let message = Message::raw("topic", "key", "kind.v1", Vec::new());
+        Received {
+            id: message.id,
+            topic: message.topic,
+            partition: 0,
+            offset: 0,
+            key: message.key,
+            kind: message.kind,
+            source: String::new(),
+            time: None,
+            payload: message.payload,
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn without_a_tracer_what_came_travels_on() {
+        let span = tracing::Span::none();
+        let message = received(&[(TRACEPARENT, CAME), (TRACESTATE, "vendor=one")]);
+        let headers = follow(&span, &message);
+        let expected = [
+            (TRACEPARENT, CAME.to_owned()),
+            (TRACESTATE, "vendor=one".to_owned()),
+        ];
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn no_trace_begins_here() {
+        let span = tracing::Span::none();
+        assert_eq!(follow(&span, &received(&[])), []);
+        assert_eq!(follow(&span, &received(&[(TRACEPARENT, "nonsense")])), []);
+    }
+}
