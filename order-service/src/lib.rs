@@ -33,6 +33,7 @@ use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
 use saga::Coordinator;
+use saga::operator::bulk::Bulks;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
@@ -131,6 +132,13 @@ async fn steer(
     let timers = coordinator.timers(own).run(shutdown.clone());
     tasks.spawn("timers", async {
         timers.await;
+        Ok::<_, outbox::Error>(())
+    });
+    // And theirs: an operation on ten thousand sagas is not a reason to be late.
+    let own = database::pool(&settings.database_url, 1, "order-service bulks");
+    let bulks = Bulks::new(coordinator.clone(), own).run(shutdown.clone());
+    tasks.spawn("bulks", async {
+        bulks.await;
         Ok::<_, outbox::Error>(())
     });
     let replies = coordinator.replies();

@@ -367,7 +367,7 @@ pub(crate) struct TimerChanges {
 pub(crate) type TimerKey = (String, &'static str);
 
 /// The phase of a saga's own timer.
-const DEADLINE: &str = "deadline";
+pub(crate) const DEADLINE: &str = "deadline";
 
 /// Where a timer stands in its table.
 pub(crate) fn timer_key(timer: &Timer) -> TimerKey {

@@ -6,6 +6,10 @@
 mod barrier;
 mod coordinator;
 mod http;
+mod operating;
+mod operating_bulk;
+mod operating_http;
+mod operating_support;
 mod replicas;
 mod schema;
 mod support;

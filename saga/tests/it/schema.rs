@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use saga::{
     Phase,
+    http::AnomalyKind,
     instance::{Status, WaitingFor},
+    intervention::OperationName,
+    operator::bulk::{BulkStatus, ItemResult},
     wire::Outcome,
 };
 use sqlx::PgPool;
@@ -43,6 +46,22 @@ async fn the_database_knows_the_same_words_as_the_program() {
         allowed(&pool, "barrier_phase_known").await,
         words(Phase::ALL)
     );
+    assert_eq!(
+        allowed(&pool, "intervention_operation_known").await,
+        words(OperationName::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "bulk_status_known").await,
+        words(BulkStatus::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "bulk_item_result_known").await,
+        words(ItemResult::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "anomaly_kind_known").await,
+        words(AnomalyKind::ALL)
+    );
     let mut outcomes = words(Outcome::ALL);
     outcomes.extend(words(Phase::ALL));
     assert_eq!(allowed(&pool, "barrier_outcome_fits").await, outcomes);
@@ -52,5 +71,5 @@ async fn the_database_knows_the_same_words_as_the_program() {
 async fn migrating_again_changes_nothing_and_the_schema_keeps_its_own_account() {
     let pool = database("migrate").await;
     saga::migrate(&pool).await.unwrap();
-    assert_eq!(count(&pool, "saga._sqlx_migrations").await, 3);
+    assert_eq!(count(&pool, "saga._sqlx_migrations").await, 4);
 }
