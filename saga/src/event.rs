@@ -99,7 +99,10 @@ impl Answer {
             Self::Compensated | Self::NullCompensated | Self::Tombstoned => {}
         }
         let digest = hasher.finalize();
-        digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

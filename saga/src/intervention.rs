@@ -18,11 +18,7 @@ pub struct Intervention {
 
 /// What a person wants to happen to a saga.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(
-    tag = "operation",
-    rename_all = "snake_case",
-    deny_unknown_fields
-)]
+#[serde(tag = "operation", rename_all = "snake_case", deny_unknown_fields)]
 pub enum What {
     /// Send nothing until it is resumed. Answers still count.
     Pause {},

@@ -37,11 +37,7 @@ impl Replies {
         Self { coordinator }
     }
 
-    async fn replies(
-        &self,
-        tx: &mut PgTransaction<'_>,
-        batch: &[Received],
-    ) -> Result<(), Error> {
+    async fn replies(&self, tx: &mut PgTransaction<'_>, batch: &[Received]) -> Result<(), Error> {
         let replies = batch.iter().map(wire::Reply::parse);
         let replies: Vec<wire::Reply> = replies.collect::<Result<_, _>>()?;
         let ids: BTreeSet<Uuid> = replies.iter().map(|r| r.operation.saga_id).collect();

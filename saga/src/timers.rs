@@ -83,7 +83,10 @@ impl Timers {
     /// When the database does not answer. A saga that cannot go on is no error here: its timers
     /// are put off and the reason is logged.
     pub async fn run_once(&self) -> Result<Fired, Error> {
-        let fired = self.fire_due().instrument(info_span!("saga.timers")).await?;
+        let fired = self
+            .fire_due()
+            .instrument(info_span!("saga.timers"))
+            .await?;
         let granted = self.grant().instrument(info_span!("saga.grants")).await?;
         let kept = pending::take_up(&self.coordinator, &self.pool);
         let kept = kept.instrument(info_span!("saga.pending")).await?;

@@ -104,7 +104,9 @@ impl<'c> Turns<'c> {
     /// What causes the next decision of a saga.
     pub(crate) fn because_of(&mut self, id: Uuid, trace: Trace) {
         let taking = self.sagas.get_mut(&id);
-        taking.into_iter().for_each(|taking| taking.trace = trace.clone());
+        taking
+            .into_iter()
+            .for_each(|taking| taking.trace = trace.clone());
     }
 
     /// Decides.
@@ -173,7 +175,9 @@ impl<'c> Turns<'c> {
             let Defined { hooks, .. } = coordinator.pinned(&saga.instance)?;
             run_hooks(tx, hooks, saga).await?;
         }
-        let ended = decided.iter().filter(|s| s.claims_resources && s.has_ended());
+        let ended = decided
+            .iter()
+            .filter(|s| s.claims_resources && s.has_ended());
         let ended: Vec<Uuid> = ended.map(|saga| saga.instance.id).collect();
         if !ended.is_empty() {
             locks::release(tx, &ended).await?;

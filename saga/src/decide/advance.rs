@@ -49,7 +49,10 @@ impl<'a> Turn<'a> {
         self.plan.steps.iter().any(|step| {
             let status = self.now.step(&step.name).map(|state| state.status);
             step.class.commits()
-                && !matches!(status, None | Some(StepStatus::Pending | StepStatus::Skipped))
+                && !matches!(
+                    status,
+                    None | Some(StepStatus::Pending | StepStatus::Skipped)
+                )
         })
     }
 
@@ -151,12 +154,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Asks what became of an action that nobody answered for.
-    pub(crate) fn probe(
-        &mut self,
-        step: &PlanStep,
-        round: i32,
-        attempt: i32,
-    ) -> Result<(), Error> {
+    pub(crate) fn probe(&mut self, step: &PlanStep, round: i32, attempt: i32) -> Result<(), Error> {
         let encode = &step.encode;
         let payload = encode(&self.now.data).map_err(|reason| self.plan.unreadable(reason))?;
         let operation = self.now.operation(&step.name, Phase::Action, round);

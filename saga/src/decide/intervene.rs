@@ -180,11 +180,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    fn skip_compensation(
-        &mut self,
-        intervention: &Intervention,
-        name: &str,
-    ) -> Result<(), Error> {
+    fn skip_compensation(&mut self, intervention: &Intervention, name: &str) -> Result<(), Error> {
         let state = self.now.step(name).filter(|step| can_be_skipped(step));
         let Some(round) = state.map(|step| step.round) else {
             let operation = OperationName::SkipCompensation;

@@ -89,11 +89,16 @@ fn unfit(from: &Plan, to: &Plan, instance: &Instance) -> Option<String> {
             ));
         }
         if new.stage < stage {
-            return Some(format!("step {name} was begun, and in the target it is earlier"));
+            return Some(format!(
+                "step {name} was begun, and in the target it is earlier"
+            ));
         }
         stage = new.stage;
     }
-    let passed_over = to.steps.iter().find(|new| new.stage < stage && !begun(&new.name));
+    let passed_over = to
+        .steps
+        .iter()
+        .find(|new| new.stage < stage && !begun(&new.name));
     passed_over
         .filter(|_| instance.reason.is_none())
         .map(|new| {

@@ -164,7 +164,11 @@ impl<'a> Turn<'a> {
 
     fn nothing_to_undo(&mut self, step: &PlanStep, round: i32) {
         // Its action said that it took effect, or it would have no answer and be `unknown`.
-        if self.now.step(&step.name).is_some_and(|s| s.answer.is_some()) {
+        if self
+            .now
+            .step(&step.name)
+            .is_some_and(|s| s.answer.is_some())
+        {
             self.record(Event::AnomalyFound {
                 step: step.name.clone(),
                 round,
@@ -296,9 +300,11 @@ impl<'a> Turn<'a> {
 
     /// A parked saga goes on unless another step than this one keeps it.
     pub(crate) fn resume_after(&mut self, settled: &str) {
-        let others = self.now.steps.iter().any(|step| {
-            step.name != settled && step.waiting.is_some_and(WaitingFor::is_stuck)
-        });
+        let others = self
+            .now
+            .steps
+            .iter()
+            .any(|step| step.name != settled && step.waiting.is_some_and(WaitingFor::is_stuck));
         if !others {
             self.resume();
         }
@@ -319,10 +325,11 @@ impl<'a> Turn<'a> {
         if kind != step.reply_kind {
             return Err(unreadable(format!("expected the kind {}", step.reply_kind)));
         }
-        self.fold_payload(step, payload).map_err(|error| match error {
-            Unreadable::Data(reason) => self.plan.unreadable(reason),
-            Unreadable::Reply(reason) => unreadable(reason),
-        })
+        self.fold_payload(step, payload)
+            .map_err(|error| match error {
+                Unreadable::Data(reason) => self.plan.unreadable(reason),
+                Unreadable::Reply(reason) => unreadable(reason),
+            })
     }
 
     pub(crate) fn fold_payload(

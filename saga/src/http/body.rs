@@ -26,7 +26,9 @@ pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
     pub(crate) fn parse(headers: &HeaderMap, body: RawBody) -> Result<Self, Problem> {
-        let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
         let content_type = content_type.and_then(|value| value.split(';').next());
         if !content_type.is_some_and(|t| t.trim().eq_ignore_ascii_case("application/json")) {
             return Err(Problem::MediaType);
@@ -168,7 +170,10 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     if tag.trim() == "*" {
         return Ok(None);
     }
-    let seq = tag.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    let seq = tag
+        .trim()
+        .strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'));
     let seq = seq.and_then(|seq| seq.parse().ok());
     let wrong = || Problem::field("If-Match", "not an ETag of a saga, as in \"7\"");
     seq.map(Some).ok_or_else(wrong)

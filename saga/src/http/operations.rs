@@ -73,7 +73,9 @@ fn request(
         dry_run,
     };
     fields.nothing_left()?;
-    request.check().map_err(|error: Error| Problem::from(error))?;
+    request
+        .check()
+        .map_err(|error: Error| Problem::from(error))?;
     Ok(request)
 }
 

@@ -304,7 +304,9 @@ fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, String> {
 }
 
 fn word<T: FromStr<Err = UnknownWord>>(value: &str) -> Result<T, String> {
-    value.parse().map_err(|error: UnknownWord| error.to_string())
+    value
+        .parse()
+        .map_err(|error: UnknownWord| error.to_string())
 }
 
 fn uuid(value: &str) -> Result<Uuid, String> {
@@ -335,11 +337,15 @@ fn duration(value: &str) -> Result<Duration, String> {
             _ => return None,
         };
         let digits = &value[..value.len() - 1];
-        let number: u64 = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+        let number: u64 = digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())??;
         let seconds = number.checked_mul(unit)?;
         (seconds <= TEN_YEARS).then(|| Duration::from_secs(seconds))
     };
-    parsed().ok_or_else(|| "not a duration of at most ten years, as in 90s, 10m, 2h or 7d".to_owned())
+    parsed()
+        .ok_or_else(|| "not a duration of at most ten years, as in 90s, 10m, 2h or 7d".to_owned())
 }
 
 fn moment(value: &str) -> Result<DateTime<Utc>, String> {
@@ -395,7 +401,18 @@ mod tests {
         assert_eq!(seconds("10m"), Some(600));
         assert_eq!(seconds("2h"), Some(7200));
         assert_eq!(seconds("7d"), Some(604_800));
-        for wrong in ["", "10", "m", "-1m", "+1m", "1.5h", "10 m", "9999999999d", "99999999999999999999s", "1ä"] {
+        for wrong in [
+            "",
+            "10",
+            "m",
+            "-1m",
+            "+1m",
+            "1.5h",
+            "10 m",
+            "9999999999d",
+            "99999999999999999999s",
+            "1ä",
+        ] {
             assert_eq!(seconds(wrong), None, "{wrong}");
         }
     }

@@ -20,7 +20,9 @@ use crate::{
             locks_filter, saga_id,
         },
         table,
-        view::{After, AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary},
+        view::{
+            After, AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary,
+        },
     },
     locks,
     operator::allowed_operations,
@@ -125,7 +127,9 @@ async fn definitions(
     Pairs::new(query)?.nothing_left()?;
     let registered = table::definitions(&house.pool).await?.into_iter();
     let items = registered.map(|registered| {
-        let known = house.coordinator.version(&registered.name, registered.version);
+        let known = house
+            .coordinator
+            .version(&registered.name, registered.version);
         let known = known.ok().map(|defined| &defined.plan);
         let known = known.filter(|plan| plan.hash == registered.hash);
         DefinitionView {
@@ -152,6 +156,9 @@ async fn locks(
     filter.limit += 1;
     let mut items = locks::list(&pool, &filter).await?;
     let more = keep(&mut items, limit);
-    let next_after = items.last().filter(|_| more).map(|lock| lock.resource.clone());
+    let next_after = items
+        .last()
+        .filter(|_| more)
+        .map(|lock| lock.resource.clone());
     Ok(Json(After { items, next_after }))
 }

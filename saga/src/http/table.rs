@@ -49,7 +49,9 @@ pub(crate) async fn count(pool: &PgPool, query: &CountQuery) -> Result<Vec<Group
     sql.push(" group by 1 order by 2 desc, 1");
     let groups: Vec<(Option<String>, i64)> = sql.build_query_as().fetch_all(pool).await?;
     let groups = groups.into_iter();
-    Ok(groups.map(|(value, count)| Group { value, count }).collect())
+    Ok(groups
+        .map(|(value, count)| Group { value, count })
+        .collect())
 }
 
 /// One more anomaly than asked for, if there are; the newest first.
@@ -262,7 +264,10 @@ impl Row {
             updated_at: self.updated_at,
             ended_at: self.ended_at,
         };
-        let timers = self.timers.map(|timers| from_json(id, timers)).transpose()?;
+        let timers = self
+            .timers
+            .map(|timers| from_json(id, timers))
+            .transpose()?;
         let timers: Vec<TimerRow> = timers.unwrap_or_default();
         let until = |step: &str, phase: &str| {
             let mut timers = timers.iter();

@@ -29,18 +29,23 @@ pub fn allowed_operations(coordinator: &Coordinator, instance: &Instance) -> Vec
         Err(error) => return nothing_here(instance, &error),
     };
     let allowed = decide::allowed(&defined.plan, instance).into_iter();
-    let allowed = allowed.map(|Allowed { operation, refused_because }| {
-        let obstacle = || match operation {
-            OperationName::Migrate => no_target(coordinator, instance),
-            _ => None,
-        };
-        let because = refused_because.or_else(obstacle);
-        AllowedOperation {
-            name: operation,
-            allowed: because.is_none(),
-            because,
-        }
-    });
+    let allowed = allowed.map(
+        |Allowed {
+             operation,
+             refused_because,
+         }| {
+            let obstacle = || match operation {
+                OperationName::Migrate => no_target(coordinator, instance),
+                _ => None,
+            };
+            let because = refused_because.or_else(obstacle);
+            AllowedOperation {
+                name: operation,
+                allowed: because.is_none(),
+                because,
+            }
+        },
+    );
     allowed.collect()
 }
 
@@ -68,5 +73,10 @@ fn no_target(coordinator: &Coordinator, instance: &Instance) -> Option<String> {
         defined.is_ok_and(|d| d.plan.migrates_from().any(|from| from == instance.version))
     };
     let found = versions.any(|(_, version)| is_target(*version));
-    (!found).then(|| format!("no version here has a migration from version {}", instance.version))
+    (!found).then(|| {
+        format!(
+            "no version here has a migration from version {}",
+            instance.version
+        )
+    })
 }

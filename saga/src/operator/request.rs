@@ -174,9 +174,18 @@ mod tests {
             (sick(|r| r.actor = "a\0".to_owned()), Some("actor")),
             (sick(|r| r.reason = String::new()), Some("reason")),
             (sick(|r| r.reason = "a".repeat(2001)), Some("reason")),
-            (sick(|r| r.idempotency_key = String::new()), Some("idempotency_key")),
-            (sick(|r| r.idempotency_key = "a b".to_owned()), Some("idempotency_key")),
-            (sick(|r| r.idempotency_key = "a".repeat(256)), Some("idempotency_key")),
+            (
+                sick(|r| r.idempotency_key = String::new()),
+                Some("idempotency_key"),
+            ),
+            (
+                sick(|r| r.idempotency_key = "a b".to_owned()),
+                Some("idempotency_key"),
+            ),
+            (
+                sick(|r| r.idempotency_key = "a".repeat(256)),
+                Some("idempotency_key"),
+            ),
             (nul, Some("reply")),
         ];
         for (request, expected) in cases {

@@ -78,7 +78,8 @@ pub(crate) fn push_selection(sql: &mut QueryBuilder<Postgres>, selection: &Selec
         sql.push(" and status = ").push_bind(status.as_str());
     }
     if let Some(business_key) = &selection.business_key {
-        sql.push(" and business_key = ").push_bind(business_key.clone());
+        sql.push(" and business_key = ")
+            .push_bind(business_key.clone());
     }
     if let Some(prefix) = &selection.business_key_prefix {
         sql.push(" and starts_with(business_key, ")
@@ -92,7 +93,8 @@ pub(crate) fn push_selection(sql: &mut QueryBuilder<Postgres>, selection: &Selec
             .push(" and tags <> '{}'");
     }
     if let Some(waiting_for) = selection.waiting_for {
-        sql.push(" and waiting_for = ").push_bind(waiting_for.as_str());
+        sql.push(" and waiting_for = ")
+            .push_bind(waiting_for.as_str());
         sql.push(OPEN);
     }
     if let Some(stuck_for) = selection.stuck_for {

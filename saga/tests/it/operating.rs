@@ -51,7 +51,11 @@ async fn each_operation_is_allowed_or_refused_with_a_reason_in_each_state() {
     for scene in Scene::ALL {
         let saga = scene.set(&pool).await;
         let shown = allowed_operations(&coordinator(), &saga);
-        let names: Vec<_> = shown.iter().filter(|o| o.allowed).map(|o| o.name.as_str()).collect();
+        let names: Vec<_> = shown
+            .iter()
+            .filter(|o| o.allowed)
+            .map(|o| o.name.as_str())
+            .collect();
         assert_eq!(names, allowed_in(scene), "{scene:?}");
         for (what, shown) in everything(&saga).into_iter().zip(shown) {
             assert_eq!(what.name(), shown.name);
@@ -59,7 +63,11 @@ async fn each_operation_is_allowed_or_refused_with_a_reason_in_each_state() {
             let mut dry = request(what.clone());
             dry.dry_run = true;
             let would = ask(&pool, &coordinator(), saga.id, &dry).await;
-            assert_eq!(rows(&pool).await, before, "{scene:?} {what:?}: a dry run writes nothing");
+            assert_eq!(
+                rows(&pool).await,
+                before,
+                "{scene:?} {what:?}: a dry run writes nothing"
+            );
             match would {
                 Ok(Outcome::DryRun(_)) => assert!(shown.allowed, "{scene:?} {what:?}"),
                 Err(Error::NotAllowed { operation, reason }) => {
@@ -70,8 +78,15 @@ async fn each_operation_is_allowed_or_refused_with_a_reason_in_each_state() {
                         assert_eq!(shown.because, Some(reason), "{scene:?} {what:?}");
                     }
                     let refused = ask(&pool, &coordinator(), saga.id, &request(what.clone())).await;
-                    assert!(matches!(refused, Err(Error::NotAllowed { .. })), "{refused:?}");
-                    assert_eq!(rows(&pool).await, before, "{scene:?} {what:?}: nor a refusal");
+                    assert!(
+                        matches!(refused, Err(Error::NotAllowed { .. })),
+                        "{refused:?}"
+                    );
+                    assert_eq!(
+                        rows(&pool).await,
+                        before,
+                        "{scene:?} {what:?}: nor a refusal"
+                    );
                 }
                 other => panic!("{scene:?} {what:?}: {other:?}"),
             }
@@ -86,7 +101,9 @@ async fn what_a_dry_run_says_is_what_then_happens() {
         let names = allowed_in(scene);
         for name in names {
             let saga = scene.set(&pool).await;
-            let what = everything(&saga).into_iter().find(|what| what.name().as_str() == *name);
+            let what = everything(&saga)
+                .into_iter()
+                .find(|what| what.name().as_str() == *name);
             let what = what.unwrap();
             let mut dry = request(what.clone());
             dry.dry_run = true;
@@ -111,7 +128,15 @@ async fn what_a_dry_run_says_is_what_then_happens() {
             let commands = commands_of(&pool, saga.id).await.split_off(sent);
             let sent: Vec<_> = commands
                 .iter()
-                .map(|c| (c.op_key, c.attempt, c.probe, c.operation.round, c.operation.phase))
+                .map(|c| {
+                    (
+                        c.op_key,
+                        c.attempt,
+                        c.probe,
+                        c.operation.round,
+                        c.operation.phase,
+                    )
+                })
                 .collect();
             let said: Vec<_> = did
                 .commands
@@ -134,7 +159,10 @@ async fn whoever_looked_too_long_ago_is_told_the_present_number() {
     for dry_run in [true, false] {
         cancel.dry_run = dry_run;
         let refused = ask(&pool, &coordinator(), saga.id, &cancel).await;
-        let Err(Error::Stale { expected, present, .. }) = refused else {
+        let Err(Error::Stale {
+            expected, present, ..
+        }) = refused
+        else {
             panic!("{refused:?}")
         };
         assert_eq!((expected, present), (saga.seq, before.seq));
@@ -190,12 +218,19 @@ async fn one_request_sent_by_many_at_once_is_done_once() {
         });
         let mut outcomes = Vec::new();
         for task in tasks {
-            outcomes.push(task.await.unwrap().unwrap_or_else(|e| panic!("round {round}: {e}")));
+            outcomes.push(
+                task.await
+                    .unwrap()
+                    .unwrap_or_else(|e| panic!("round {round}: {e}")),
+            );
         }
         let done = |o: &&Outcome| matches!(o, Outcome::Done(_));
         assert_eq!(outcomes.iter().filter(done).count(), 1, "{outcomes:?}");
         let first = outcomes[0].intervened();
-        assert!(outcomes.iter().all(|o| o.intervened() == first), "{outcomes:?}");
+        assert!(
+            outcomes.iter().all(|o| o.intervened() == first),
+            "{outcomes:?}"
+        );
         assert_eq!(instance(&pool, saga.id).await.seq, saga.seq + 1);
     }
 }
@@ -208,7 +243,9 @@ async fn a_cancel_that_comes_first_undoes_what_a_reply_then_tells_of() {
     let success = answer(&command, Wire::Succeeded);
     let mut tx = pool.begin().await.unwrap();
     let cancel = request(What::Cancel {});
-    intervene(&mut tx, &coordinator(), saga.id, &cancel).await.unwrap();
+    intervene(&mut tx, &coordinator(), saga.id, &cancel)
+        .await
+        .unwrap();
     // The reply is there before the cancel commits, and waits for the saga's row.
     let late = {
         let pool = pool.clone();
@@ -222,7 +259,10 @@ async fn a_cancel_that_comes_first_undoes_what_a_reply_then_tells_of() {
     reply(&pool, &coordinator(), saga.id, Wire::Compensated).await;
     let state = instance(&pool, saga.id).await;
     assert_eq!(state.status, Status::Compensated);
-    assert_eq!(state.reason.as_deref(), Some("cancelled by ann: the bank is closed"));
+    assert_eq!(
+        state.reason.as_deref(),
+        Some("cancelled by ann: the bank is closed")
+    );
     assert_eq!(endings(&pool).await.len(), 1);
 }
 
@@ -235,7 +275,10 @@ async fn a_reply_that_comes_first_is_undone_by_the_cancel_behind_it() {
     let mut tx = pool.begin().await.unwrap();
     let replies = coordinator().replies();
     use outbox::Handler;
-    replies.prepare(&mut tx, std::slice::from_ref(&success)).await.unwrap();
+    replies
+        .prepare(&mut tx, std::slice::from_ref(&success))
+        .await
+        .unwrap();
     replies.handle(&mut tx, &success).await.unwrap();
     let cancel = {
         let pool = pool.clone();
@@ -246,14 +289,22 @@ async fn a_reply_that_comes_first_is_undone_by_the_cancel_behind_it() {
     tx.commit().await.unwrap();
     let outcome = cancel.await.unwrap().unwrap();
     // `book` was sent by the reply, may have taken effect, and is undone first.
-    let undone: Vec<_> = outcome.intervened().commands.iter().map(|c| (c.step.as_str(), c.phase)).collect();
+    let undone: Vec<_> = outcome
+        .intervened()
+        .commands
+        .iter()
+        .map(|c| (c.step.as_str(), c.phase))
+        .collect();
     assert_eq!(undone, [("book", Phase::Compensation)]);
     reply(&pool, &coordinator(), saga.id, Wire::NullCompensated).await;
     reply(&pool, &coordinator(), saga.id, Wire::Compensated).await;
     let state = instance(&pool, saga.id).await;
     assert_eq!(state.status, Status::Compensated);
     assert_eq!(state.step("hold").unwrap().status, StepStatus::Compensated);
-    assert_eq!(state.step("book").unwrap().status, StepStatus::NullCompensated);
+    assert_eq!(
+        state.step("book").unwrap().status,
+        StepStatus::NullCompensated
+    );
 }
 
 #[tokio::test]
@@ -268,14 +319,26 @@ async fn a_retry_of_what_may_have_happened_asks_for_the_same_operation_and_never
             panic!("{after:?}")
         };
         let last = before.last().unwrap();
-        assert_eq!((new.op_key, new.operation.round), (last.op_key, 1), "{scene:?}");
+        assert_eq!(
+            (new.op_key, new.operation.round),
+            (last.op_key, 1),
+            "{scene:?}"
+        );
         assert!(!new.probe);
         assert_ne!(instance(&pool, saga.id).await.status, Status::Parked);
     }
     // A refusal is settled: only then is it another operation.
     let saga = Scene::ParkedRefused.set(&pool).await;
     let before = commands_of(&pool, saga.id).await;
-    done(&pool, &coordinator(), saga.id, What::Retry { step: Some("print".to_owned()) }).await;
+    done(
+        &pool,
+        &coordinator(),
+        saga.id,
+        What::Retry {
+            step: Some("print".to_owned()),
+        },
+    )
+    .await;
     let after = commands_of(&pool, saga.id).await;
     assert_eq!(after.len(), before.len() + 1);
     let (new, last) = (after.last().unwrap(), before.last().unwrap());
@@ -291,11 +354,20 @@ async fn a_step_done_by_hand_lets_the_saga_go_on_and_a_reply_of_another_shape_do
         step: "pay".to_owned(),
         reply,
     };
-    let wrong = ask(&pool, &coordinator(), saga.id, &request(complete(json!({"paid": true})))).await;
+    let wrong = ask(
+        &pool,
+        &coordinator(),
+        saga.id,
+        &request(complete(json!({"paid": true}))),
+    )
+    .await;
     let Err(Error::NotAllowed { reason, .. }) = wrong else {
         panic!("{wrong:?}")
     };
-    assert!(reason.starts_with("the reply is not a trip.done.v1"), "{reason}");
+    assert!(
+        reason.starts_with("the reply is not a trip.done.v1"),
+        "{reason}"
+    );
     let by_hand = complete(json!({"step": "pay by hand", "receipt": uuid::Uuid::nil()}));
     done(&pool, &coordinator(), saga.id, by_hand).await;
     let state = instance(&pool, saga.id).await;
@@ -314,15 +386,26 @@ async fn a_skipped_compensation_lets_the_others_be_undone() {
         step: "nonsense".to_owned(),
     };
     let refused = ask(&pool, &coordinator(), saga.id, &request(unknown)).await;
-    assert!(refused.unwrap_err().to_string().ends_with("there is no step nonsense"));
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .ends_with("there is no step nonsense")
+    );
     let skip = What::SkipCompensation {
         step: "hold".to_owned(),
     };
     done(&pool, &coordinator(), saga.id, skip).await;
     let state = instance(&pool, saga.id).await;
     assert_eq!(state.status, Status::Compensated);
-    assert_eq!(state.step("hold").unwrap().status, StepStatus::CompensationSkipped);
-    assert_eq!(count(&pool, "saga.timer where fire_at is not null").await, 0);
+    assert_eq!(
+        state.step("hold").unwrap().status,
+        StepStatus::CompensationSkipped
+    );
+    assert_eq!(
+        count(&pool, "saga.timer where fire_at is not null").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -332,7 +415,10 @@ async fn a_paused_saga_sends_nothing_until_it_is_resumed_and_keeps_what_was_answ
     done(&pool, &coordinator(), saga.id, What::Pause {}).await;
     reply(&pool, &coordinator(), saga.id, Wire::Succeeded).await;
     assert_eq!(commands_of(&pool, saga.id).await.len(), 1);
-    assert_eq!(instance(&pool, saga.id).await.step("hold").unwrap().status, StepStatus::Succeeded);
+    assert_eq!(
+        instance(&pool, saga.id).await.step("hold").unwrap().status,
+        StepStatus::Succeeded
+    );
     done(&pool, &coordinator(), saga.id, What::Resume {}).await;
     let commands = commands_of(&pool, saga.id).await;
     assert_eq!(commands.last().unwrap().operation.step, "book");
@@ -344,23 +430,41 @@ async fn a_saga_in_flight_is_brought_to_another_version_and_back() {
     let both = both_versions();
     both.register(&pool).await.unwrap();
     let saga = start(&coordinator(), &pool, &Trip::default()).await;
-    assert_eq!(saga.version, 1, "started by a replica that knows only the first");
+    assert_eq!(
+        saga.version, 1,
+        "started by a replica that knows only the first"
+    );
     reply(&pool, &both, saga.id, Wire::Succeeded).await;
     // An old replica cannot, and says so.
-    let refused = ask(&pool, &coordinator(), saga.id, &request(What::Migrate { to: 2 })).await;
-    assert!(matches!(refused, Err(Error::NotAllowed { .. })), "{refused:?}");
+    let refused = ask(
+        &pool,
+        &coordinator(),
+        saga.id,
+        &request(What::Migrate { to: 2 }),
+    )
+    .await;
+    assert!(
+        matches!(refused, Err(Error::NotAllowed { .. })),
+        "{refused:?}"
+    );
 
     let mut dry = request(What::Migrate { to: 2 });
     dry.dry_run = true;
     let before = rows(&pool).await;
     let would = ask(&pool, &both, saga.id, &dry).await.unwrap();
     assert_eq!(rows(&pool).await, before);
-    let real = ask(&pool, &both, saga.id, &request(What::Migrate { to: 2 })).await.unwrap();
+    let real = ask(&pool, &both, saga.id, &request(What::Migrate { to: 2 }))
+        .await
+        .unwrap();
     assert_eq!(would.intervened(), real.intervened());
     let state = instance(&pool, saga.id).await;
     assert_eq!((state.version, state.steps.len()), (2, 5));
     assert_eq!(state.data["moods"]["post"], "first class");
-    assert_eq!(state.waiting().unwrap().step, "book", "what was sent stays sent");
+    assert_eq!(
+        state.waiting().unwrap().step,
+        "book",
+        "what was sent stays sent"
+    );
     // What was sent under the first version is answered under the second.
     reply(&pool, &both, saga.id, Wire::Succeeded).await;
     done(&pool, &both, saga.id, What::Migrate { to: 1 }).await;
@@ -372,7 +476,10 @@ async fn a_saga_in_flight_is_brought_to_another_version_and_back() {
     }
     let state = instance(&pool, saga.id).await;
     assert_eq!((state.status, state.version), (Status::Completed, 2));
-    assert_eq!(state.data["done"], json!(["hold", "book", "pay", "print", "post"]));
+    assert_eq!(
+        state.data["done"],
+        json!(["hold", "book", "pay", "print", "post"])
+    );
     let late = ask(&pool, &both, saga.id, &request(What::Migrate { to: 1 })).await;
     assert!(matches!(late, Err(Error::NotAllowed { .. })), "{late:?}");
 }
@@ -385,10 +492,20 @@ async fn a_replica_without_the_version_says_so_and_changes_nothing() {
     assert_eq!(saga.version, 2);
     let before = rows(&pool).await;
     let asked = ask(&pool, &coordinator(), saga.id, &request(What::Pause {})).await;
-    let unknown = matches!(asked, Err(Error::UnknownDefinition { version: Some(2), .. }));
+    let unknown = matches!(
+        asked,
+        Err(Error::UnknownDefinition {
+            version: Some(2),
+            ..
+        })
+    );
     assert!(unknown, "{asked:?}");
     let shown = allowed_operations(&coordinator(), &saga);
-    assert!(shown.iter().all(|operation| !operation.allowed && operation.because.is_some()));
+    assert!(
+        shown
+            .iter()
+            .all(|operation| !operation.allowed && operation.because.is_some())
+    );
     assert_eq!(rows(&pool).await, before);
     let shown = allowed_operations(&both, &saga);
     let migrate = shown.iter().find(|o| o.name == OperationName::Migrate);
@@ -416,10 +533,22 @@ async fn nobody_intervenes_in_what_is_not_there_or_without_saying_why() {
     let pool = database("unknown").await;
     let unknown = uuid::Uuid::now_v7();
     let asked = ask(&pool, &coordinator(), unknown, &request(What::Pause {})).await;
-    assert!(matches!(asked, Err(Error::UnknownSaga(id)) if id == unknown), "{asked:?}");
+    assert!(
+        matches!(asked, Err(Error::UnknownSaga(id)) if id == unknown),
+        "{asked:?}"
+    );
     let saga = start(&coordinator(), &pool, &Trip::default()).await;
     let mut silent = request(What::Pause {});
     silent.reason = "\n".to_owned();
     let asked = ask(&pool, &coordinator(), saga.id, &silent).await;
-    assert!(matches!(asked, Err(Error::Request { field: "reason", .. })), "{asked:?}");
+    assert!(
+        matches!(
+            asked,
+            Err(Error::Request {
+                field: "reason",
+                ..
+            })
+        ),
+        "{asked:?}"
+    );
 }

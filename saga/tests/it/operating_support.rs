@@ -41,14 +41,18 @@ pub(crate) async fn ask(
 /// It is carried out, now.
 pub(crate) async fn done(pool: &PgPool, coordinator: &Coordinator, id: Uuid, what: What) {
     let outcome = ask(pool, coordinator, id, &request(what.clone())).await;
-    assert!(matches!(outcome, Ok(Outcome::Done(_))), "{what:?}: {outcome:?}");
+    assert!(
+        matches!(outcome, Ok(Outcome::Done(_))),
+        "{what:?}: {outcome:?}"
+    );
 }
 
 /// The commands that one saga sent.
 pub(crate) async fn commands_of(pool: &PgPool, id: Uuid) -> Vec<wire::Command> {
     let sent = sent(pool, "trip.commands").await;
     let of = sent.iter().filter(|message| message.key == id.to_string());
-    of.map(|message| wire::Command::parse(message).unwrap()).collect()
+    of.map(|message| wire::Command::parse(message).unwrap())
+        .collect()
 }
 
 /// The participant answers the last command of a saga.
@@ -190,7 +194,8 @@ pub(crate) fn both_versions() -> Coordinator {
         .retriable(step("print"))
         .retriable(step("post"))
         .migrates_from(1, |mut trip: Trip| {
-            trip.moods.insert("post".to_owned(), "first class".to_owned());
+            trip.moods
+                .insert("post".to_owned(), "first class".to_owned());
             trip
         });
     Coordinator::builder(REPLIES)

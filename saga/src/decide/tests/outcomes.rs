@@ -222,10 +222,7 @@ fn a_retriable_step_refused_in_every_round_parks_and_never_turns_back() {
             &["no timer r action", "parked"],
         )
         .stands(Status::Parked);
-    assert_eq!(
-        parked.instance.waiting().unwrap().what,
-        WaitingFor::Person
-    );
+    assert_eq!(parked.instance.waiting().unwrap().what, WaitingFor::Person);
     // The last round is settled: another answer to it must not count.
     parked
         .reply("r", Phase::Action, 2, done("r"))

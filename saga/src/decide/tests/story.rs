@@ -202,7 +202,10 @@ impl Story {
                 WaitingFor::Reply | WaitingFor::Backoff | WaitingFor::Round | WaitingFor::Probe
             )
         };
-        let awaited = now.steps.iter().filter(|s| s.waiting.as_ref().is_some_and(moments));
+        let awaited = now
+            .steps
+            .iter()
+            .filter(|s| s.waiting.as_ref().is_some_and(moments));
         let mut awaited: Vec<_> = awaited
             .map(|step| {
                 Timer::Attempt(Attempt {

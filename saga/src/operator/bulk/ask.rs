@@ -189,7 +189,9 @@ pub async fn cancel(
 ) -> Result<Bulk, Error> {
     check_author(actor, reason)?;
     table::cancel(tx, id, actor, reason).await?;
-    table::show(&mut **tx, id).await?.ok_or(Error::UnknownBulk(id))
+    table::show(&mut **tx, id)
+        .await?
+        .ok_or(Error::UnknownBulk(id))
 }
 
 fn because(error: Error) -> String {

@@ -149,9 +149,7 @@ pub(super) struct Running {
 }
 
 /// Takes the one that is due and has waited longest; whoever is locked is at work.
-pub(super) async fn take_running(
-    tx: &mut PgTransaction<'_>,
-) -> Result<Option<Running>, Error> {
+pub(super) async fn take_running(tx: &mut PgTransaction<'_>) -> Result<Option<Running>, Error> {
     let row = sqlx::query!(
         "select id, what, actor, reason, allow_changed from saga.bulk
          where status = 'running' and next_at <= clock_timestamp()
@@ -252,10 +250,7 @@ pub(super) async fn pace(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<(), sql
 }
 
 /// Ends it if nothing is pending; else it waits until the first that was put off. Whether it ended.
-pub(super) async fn end_or_wait(
-    tx: &mut PgTransaction<'_>,
-    id: Uuid,
-) -> Result<bool, sqlx::Error> {
+pub(super) async fn end_or_wait(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<bool, sqlx::Error> {
     let status = sqlx::query_scalar!(
         "update saga.bulk
          set status = case when pending.first is null then 'done' else 'running' end,
@@ -273,10 +268,7 @@ pub(super) async fn end_or_wait(
 }
 
 /// How one stands.
-pub(super) async fn show(
-    executor: impl PgExecutor<'_>,
-    id: Uuid,
-) -> Result<Option<Bulk>, Error> {
+pub(super) async fn show(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Bulk>, Error> {
     let row = sqlx::query_as!(
         Row,
         r#"select id, operation, status, selection, actor, reason, per_second, allow_changed,

@@ -106,19 +106,18 @@ impl Bulks {
         turn: &Turn,
     ) -> Result<Worked, Error> {
         let request = request(bulk, turn);
-        let (result, detail) = match intervene(&mut tx, &self.coordinator, turn.saga_id, &request)
-            .await
-        {
-            Ok(_) => (ItemResult::Done, None),
-            // Nothing was written: the result goes into the same transaction.
-            Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
-            Err(error @ Error::Stale { .. }) => (ItemResult::Changed, Some(error.to_string())),
-            Err(Error::UnknownSaga(_)) => (ItemResult::Gone, None),
-            Err(error) => {
-                tx.rollback().await?;
-                return self.put_off(bulk, turn, &error).await;
-            }
-        };
+        let (result, detail) =
+            match intervene(&mut tx, &self.coordinator, turn.saga_id, &request).await {
+                Ok(_) => (ItemResult::Done, None),
+                // Nothing was written: the result goes into the same transaction.
+                Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
+                Err(error @ Error::Stale { .. }) => (ItemResult::Changed, Some(error.to_string())),
+                Err(Error::UnknownSaga(_)) => (ItemResult::Gone, None),
+                Err(error) => {
+                    tx.rollback().await?;
+                    return self.put_off(bulk, turn, &error).await;
+                }
+            };
         table::settle(&mut tx, bulk.id, turn.position, result, detail.as_deref()).await?;
         table::pace(&mut tx, bulk.id).await?;
         tx.commit().await?;
