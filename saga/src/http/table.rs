@@ -226,6 +226,16 @@ struct Row {
 impl Row {
     fn parse(self) -> Result<Saga, Error> {
         let id = self.id;
+        let timers = self
+            .timers
+            .map(|timers| from_json(id, timers))
+            .transpose()?;
+        let timers: Vec<TimerRow> = timers.unwrap_or_default();
+        let until = |step: &str, phase: &str| {
+            let mut timers = timers.iter();
+            let timer = timers.find(|timer| timer.step == step && timer.phase == phase);
+            timer.map(|timer| timer.fire_at)
+        };
         let waiting = waiting(
             id,
             self.waiting_for,
@@ -243,7 +253,7 @@ impl Row {
             };
             WaitingView {
                 op_key: operation.key(),
-                until: self.waiting_until,
+                until: until(&waiting.step, waiting.phase.as_str()).or(self.waiting_until),
                 waiting,
             }
         });
@@ -263,16 +273,6 @@ impl Row {
             created_at: self.created_at,
             updated_at: self.updated_at,
             ended_at: self.ended_at,
-        };
-        let timers = self
-            .timers
-            .map(|timers| from_json(id, timers))
-            .transpose()?;
-        let timers: Vec<TimerRow> = timers.unwrap_or_default();
-        let until = |step: &str, phase: &str| {
-            let mut timers = timers.iter();
-            let timer = timers.find(|timer| timer.step == step && timer.phase == phase);
-            timer.map(|timer| timer.fire_at)
         };
         let steps = parse_steps(id, self.steps)?.into_iter();
         let steps = steps.map(|state| StepView {
