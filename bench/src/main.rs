@@ -1,4 +1,4 @@
-//! `make bench`: what the outbox costs and how fast it is, on this machine, in one run.
+//! `make bench`: what outbox and sagas cost and how fast they are, on this machine, in one run.
 //!
 //! PostgreSQL has fsync on, Kafka is the real one, both on the same machine as the load. Ratios are
 //! taken inside one run, because machines are shared and noisy; every figure is the median of the
@@ -23,6 +23,7 @@ mod enqueue;
 mod footprint;
 mod latency;
 mod long_transaction;
+mod sagas;
 mod take_over;
 
 use anyhow::Result;
@@ -37,6 +38,9 @@ use crate::{
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if sagas::run_if_asked(&arguments).await? {
+        return Ok(());
+    }
     // Before anything is measured: a compiler beside it would spoil the figures.
     if arguments.wants_any(&[What::Backlog, What::TakeOver, What::Footprint]) {
         relay_process::build()?;
@@ -54,6 +58,9 @@ async fn main() -> Result<()> {
     }
     if arguments.wants(What::Consumer) {
         consumer::measure(&world, &arguments, &mut report).await?;
+    }
+    if arguments.wants(What::Saga) {
+        sagas::measure(&world, &arguments, &mut report).await?;
     }
     if arguments.wants(What::Backlog) {
         backlog::measure(&world, &arguments, &mut report).await?;

@@ -13,7 +13,7 @@ const SERVER: [(&str, &str); 3] = [
     ("checkpoint_timeout", "15min"),
 ];
 
-/// Measures the pipe.
+/// Measures the pipe and the sagas on it.
 #[derive(Debug, clap::Parser)]
 pub(crate) struct Arguments {
     /// Measure only these, separated by commas.
@@ -37,6 +37,22 @@ pub(crate) struct Arguments {
     /// Connections of the writers in open loops.
     #[arg(long, default_value_t = 16)]
     pub(crate) writers: usize,
+
+    /// Of `saga` only these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<SagaPart>,
+    /// Sagas in flight where their throughput is measured.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) in_flight: usize,
+    /// Sagas per second where their latency is measured.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) saga_rate: u64,
+    /// Participants that share the three steps, each with a database of its own.
+    #[arg(long, default_value_t = 3, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=3))]
+    pub(crate) participants: usize,
+    /// Partitions of each topic of commands or replies.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) partitions: u16,
 
     /// The relay's settings.
     #[arg(long, value_name = "NAME", default_value_t)]
@@ -79,6 +95,8 @@ pub(crate) enum What {
     Latency,
     /// B4: the consumer with its inbox.
     Consumer,
+    /// B5: sagas of three remote steps.
+    Saga,
     /// B6: a large backlog.
     Backlog,
     /// B7: while a transaction stays open.
@@ -87,6 +105,23 @@ pub(crate) enum What {
     TakeOver,
     /// B9: memory, processor time, start.
     Footprint,
+}
+
+/// A part of what is measured of sagas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SagaPart {
+    /// The pure reducer.
+    Reducer,
+    /// From start to end, at a low rate.
+    Latency,
+    /// Sagas per second.
+    Completed,
+    /// The same where the last step is refused.
+    Compensated,
+    /// WAL and commits.
+    Weight,
+    /// After the coordinator is killed.
+    Recovery,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -111,6 +146,10 @@ impl Arguments {
 
     pub(crate) fn wants_any(&self, whats: &[What]) -> bool {
         whats.iter().any(|&what| self.wants(what))
+    }
+
+    pub(crate) fn wants_part(&self, part: SagaPart) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
     }
 
     /// Rows of the large backlog.
@@ -166,8 +205,13 @@ impl Arguments {
 
     /// The server's settings: ours, then those given.
     pub(crate) fn postgres_settings(&self) -> Vec<(String, String)> {
-        let ours = SERVER.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        ours.into_iter().chain(self.postgres.clone()).collect()
+        // The life of a saga is measured by the server's own record of its commits.
+        let sagas = self
+            .wants(What::Saga)
+            .then_some(("track_commit_timestamp", "on"));
+        let ours = SERVER.into_iter().chain(sagas);
+        let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        ours.chain(self.postgres.clone()).collect()
     }
 
     pub(crate) fn jvm(&self) -> Jvm {

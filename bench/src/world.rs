@@ -48,6 +48,11 @@ impl World {
         self.kafka.bootstrap()
     }
 
+    /// The processes of PostgreSQL and Kafka, while they run.
+    pub(crate) fn pids(&self) -> Option<(u32, u32)> {
+        self.postgres.pid().zip(self.kafka.pid())
+    }
+
     pub(crate) async fn postgres_version(&self) -> Result<String> {
         let mut connection = PgConnection::connect(&self.postgres.url("postgres")).await?;
         let version =

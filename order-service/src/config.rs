@@ -50,6 +50,28 @@ pub struct Config {
         value_parser = clap::value_parser!(i32).range(1..=100)
     )]
     pub step_attempts: i32,
+
+    /// How much a customer's open orders may come to together, in minor units of their currency.
+    /// An order that would exceed it waits until others have ended; one that exceeds it alone is
+    /// rejected. Changed, it counts from the next order on.
+    #[arg(
+        long,
+        env = "CREDIT_LIMIT",
+        value_name = "AMOUNT",
+        default_value_t = 10_000_000,
+        value_parser = clap::value_parser!(i64).range(1..)
+    )]
+    pub credit_limit: i64,
+
+    /// How long sagas are kept after their end, with their history, such as `30d`.
+    #[arg(
+        long,
+        env = "SAGA_RETENTION",
+        value_name = "DURATION",
+        default_value = "30d",
+        value_parser = positive
+    )]
+    pub saga_retention: Duration,
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

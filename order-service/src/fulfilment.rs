@@ -12,6 +12,7 @@ use contracts::payment::{
     AuthorizePayment, CapturePayment, PaymentAuthorized, PaymentCaptured, ReleasePayment,
 };
 use contracts::{Address, Money, topic};
+use saga::locks::Claim;
 use saga::{Coordinator, Definition, Step};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -21,6 +22,9 @@ use crate::finish_order;
 
 /// The definition's name.
 pub const NAME: &str = "order-fulfilment";
+
+/// What a customer's credit in a currency is called as a resource.
+const CREDIT: &str = "credit/";
 
 /// What the saga knows: what it was started with, and what was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,14 +61,34 @@ pub struct Patience {
 /// # Errors
 ///
 /// When the patience is not positive.
-pub fn coordinator(patience: Patience) -> Result<Coordinator, saga::Error> {
+pub fn coordinator(patience: Patience, credit_limit: i64) -> Result<Coordinator, saga::Error> {
     let coordinator = Coordinator::builder(topic::ORDER_REPLIES);
-    Ok(coordinator.define(definition(patience)?)?.build())
+    let definition = definition(patience, credit_limit)?;
+    Ok(coordinator.define(definition)?.build())
 }
 
-fn definition(patience: Patience) -> Result<Definition<Fulfilment>, saga::Error> {
+/// What happens to an order. A customer's open orders may not exceed `credit_limit` together, in
+/// minor units of their currency: an order that would waits until others have ended.
+///
+/// # Errors
+///
+/// When the patience is not positive.
+pub fn definition(
+    patience: Patience,
+    credit_limit: i64,
+) -> Result<Definition<Fulfilment>, saga::Error> {
     let Patience { timeout, attempts } = patience;
     Definition::builder(NAME, 1)
+        .tags(|order: &Fulfilment| [("customer", order.customer_id.to_string())])
+        .lock(move |order: &Fulfilment| Claim {
+            resource: format!(
+                "{CREDIT}{}/{}",
+                order.customer_id,
+                order.total.currency.code()
+            ),
+            units: order.total.amount,
+            capacity: credit_limit,
+        })
         .compensatable(
             Step::new("authorize-payment")
                 .command(topic::PAYMENT_COMMANDS, |order: &Fulfilment| {
@@ -135,6 +159,9 @@ pub fn reason_for_people(reason: Option<&str>) -> String {
     let Some(reason) = reason else {
         return "The order could not be fulfilled.".to_owned();
     };
+    if reason.contains(CREDIT) {
+        return "The order exceeds the customer's credit limit.".to_owned();
+    }
     let steps = [
         ("authorize-payment ", "The payment service"),
         ("schedule-delivery ", "The delivery service"),
@@ -160,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        let definition = definition(patience()).unwrap();
+        let definition = definition(patience(), 100_000).unwrap();
         let steps: Vec<_> = definition.plan().steps().iter().map(|s| s.name()).collect();
         assert_eq!(
             steps,
@@ -180,8 +207,8 @@ mod tests {
             attempts: 1,
         };
         assert_eq!(
-            definition(patience()).unwrap().plan().hash(),
-            definition(impatient).unwrap().plan().hash(),
+            definition(patience(), 100_000).unwrap().plan().hash(),
+            definition(impatient, 5).unwrap().plan().hash(),
         );
     }
 
@@ -190,6 +217,10 @@ mod tests {
         for (reason, sentence) in [
             (None, "The order could not be fulfilled."),
             (Some("The card was declined."), "The card was declined."),
+            (
+                Some("it asks for more of credit/018f/EUR than there is"),
+                "The order exceeds the customer's credit limit.",
+            ),
             (
                 Some("authorize-payment did not answer in time"),
                 "The payment service did not answer in time.",

@@ -33,7 +33,9 @@ use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
 use saga::Coordinator;
+use saga::locks::Watch;
 use saga::operator::bulk::Bulks;
+use saga::retention::Retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 
@@ -130,17 +132,16 @@ async fn steer(
     // A connection of their own: a crowd of requests must not hold up every saga's time.
     let own = database::pool(&settings.database_url, 1, "order-service timers");
     let timers = coordinator.timers(own).run(shutdown.clone());
-    tasks.spawn("timers", async {
-        timers.await;
-        Ok::<_, outbox::Error>(())
-    });
+    tasks.spawn("timers", forever(timers));
     // And theirs: an operation on ten thousand sagas is not a reason to be late.
     let own = database::pool(&settings.database_url, 1, "order-service bulks");
     let bulks = Bulks::new(coordinator.clone(), own).run(shutdown.clone());
-    tasks.spawn("bulks", async {
-        bulks.await;
-        Ok::<_, outbox::Error>(())
-    });
+    tasks.spawn("bulks", forever(bulks));
+    // Housekeeping, which may be late: a connection that nobody else waits for.
+    let own = database::pool(&settings.database_url, 1, "order-service housekeeping");
+    let retention = Retention::new(own.clone(), config.saga_retention)?;
+    tasks.spawn("retention", forever(retention.run(shutdown.clone())));
+    tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     let replies = coordinator.replies();
     let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], pool, broker, replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
@@ -151,12 +152,18 @@ async fn steer(
     service::consume(consumer, started, shutdown.clone()).await
 }
 
+/// A loop that ends only when it is told to.
+async fn forever(looping: impl Future<Output = ()>) -> Result<(), outbox::Error> {
+    looping.await;
+    Ok(())
+}
+
 fn coordinator(config: &Config) -> Result<Coordinator, Failed> {
     let patience = Patience {
         timeout: config.step_timeout,
         attempts: config.step_attempts,
     };
-    fulfilment::coordinator(patience).map_err(|error| Failed {
+    fulfilment::coordinator(patience, config.credit_limit).map_err(|error| Failed {
         task: "sagas".to_owned(),
         cause: error.into(),
     })

@@ -41,6 +41,9 @@ pub mod participant;
 
 pub mod telemetry;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 pub use coordinator::Coordinator;
 pub use definition::{Definition, Ended, Step};
 pub use error::Error;

@@ -2,4 +2,5 @@
 
 mod asking;
 mod commands;
+mod conformance;
 mod room;

@@ -41,10 +41,23 @@ impl Room {
     }
 
     pub(crate) async fn patient(timeout: Duration, attempts: i32) -> Self {
+        Self::furnished(Patience { timeout, attempts }, 10_000_000).await
+    }
+
+    /// With a credit limit of so many minor units.
+    pub(crate) async fn thrifty(credit_limit: i64) -> Self {
+        let patience = Patience {
+            timeout: Duration::from_secs(10),
+            attempts: 2,
+        };
+        Self::furnished(patience, credit_limit).await
+    }
+
+    async fn furnished(patience: Patience, credit_limit: i64) -> Self {
         let database = Database::fresh("orders").await;
         let pool = database.pool(24).await.expect("a pool");
         order_service::migrate(&pool).await.expect("migrations");
-        let coordinator = fulfilment::coordinator(Patience { timeout, attempts });
+        let coordinator = fulfilment::coordinator(patience, credit_limit);
         let coordinator = coordinator.expect("a coordinator");
         coordinator.register(&pool).await.expect("registered");
         Self { pool, coordinator }
@@ -135,7 +148,8 @@ impl Room {
         let reply = received(command.reply(outcome, kind, payload));
         let mut tx = self.pool.begin().await.expect("a transaction");
         let replies = self.coordinator.replies();
-        replies.handle(&mut tx, &reply).await.expect("handled");
+        let batch = std::slice::from_ref(&reply);
+        replies.prepare(&mut tx, batch).await.expect("handled");
         tx.commit().await.expect("committed");
     }
 

@@ -29,6 +29,8 @@ fn a_wrong_setting_is_one_line_that_names_it() {
         ("--step-timeout=soon", "--step-timeout", "STEP_TIMEOUT"),
         ("--step-timeout=0s", "--step-timeout", "STEP_TIMEOUT"),
         ("--step-attempts=0", "--step-attempts", "STEP_ATTEMPTS"),
+        ("--credit-limit=0", "--credit-limit", "CREDIT_LIMIT"),
+        ("--saga-retention=0s", "--saga-retention", "SAGA_RETENTION"),
         (
             "--topic-partitions=0",
             "--topic-partitions",
@@ -52,6 +54,8 @@ fn settings_have_the_documented_defaults() {
     assert_eq!(config.settings.listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.step_timeout, Duration::from_secs(10));
     assert_eq!((config.step_attempts, config.topic_partitions), (2, 4));
+    assert_eq!(config.credit_limit, 10_000_000);
+    assert_eq!(config.saga_retention, Duration::from_secs(30 * 24 * 3600));
 }
 
 /// What the process gives a service, and the token that stops it.

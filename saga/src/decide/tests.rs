@@ -3,4 +3,5 @@
 mod absorb;
 mod outcomes;
 mod replies;
+mod shapes;
 mod story;

@@ -11,6 +11,7 @@ mod step;
 mod hook;
 
 mod builder;
+mod render;
 mod unsound;
 
 pub use builder::{AfterPivot, BeforePivot, Builder, Definition};

@@ -16,7 +16,7 @@
 //! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `actor`, `reason`, `expected_seq`; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
 //! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
 //! | `GET /definitions` | every version with its open and ended sagas; looks at each saga |
-//! | `GET /locks` | resources with holders and waiters; `resource`, `saga_id`, `waiting`, `after`, `limit` |
+//! | `GET /locks` | claimed resources by name, who holds and who waits; `resource`, `saga_id`, `waiting` (true or false), `limit` (1–200, 50 unless said), `cursor` |
 //! | `GET /bulk-operations` | the newest hundred |
 //! | `POST /bulk-operations` | 202, `Location`. As an operation, with `selection` (the filters below, or `{"all": true}`), `per_second` (10 unless said), `allow_changed`, `expected_count`; `?dry_run=true` counts and says what would become of the oldest twenty |
 //! | `GET /bulk-operations/{id}`, `…/items` | how far it is; each saga with its result: `result`, `after`, `limit` |
@@ -39,9 +39,11 @@ mod body;
 mod house;
 
 mod bulk;
+mod locks;
 mod operations;
 mod routes;
 
+pub use locks::Locks;
 pub use query::{AnomalyKind, GroupBy};
 pub use routes::router;
 pub use view::{

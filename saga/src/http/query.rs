@@ -12,7 +12,6 @@ use uuid::Uuid;
 use crate::{
     UnknownWord,
     http::problem::Problem,
-    locks,
     operator::{Selection, bulk::ItemResult},
     words::words,
 };
@@ -43,7 +42,7 @@ impl Pairs {
         Some(self.0.swap_remove(index).1)
     }
 
-    fn take_parsed<T>(
+    pub(crate) fn take_parsed<T>(
         &mut self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -169,19 +168,6 @@ impl AnomaliesQuery {
     }
 }
 
-/// What `GET /locks` asks for.
-pub(crate) fn locks_filter(mut pairs: Pairs) -> Result<locks::Filter, Problem> {
-    let filter = locks::Filter {
-        resource: pairs.take_parsed("resource", text)?,
-        saga_id: pairs.take_parsed("saga_id", uuid)?,
-        waiting: pairs.take_parsed("waiting", yes_or_no)?,
-        after: pairs.take_parsed("after", text)?,
-        limit: pairs.take_limit()?,
-    };
-    pairs.nothing_left()?;
-    Ok(filter)
-}
-
 /// What `GET /bulk-operations/{id}/items` asks for.
 pub(crate) struct ItemsQuery {
     pub(crate) result: Option<ItemResult>,
@@ -288,14 +274,14 @@ pub(crate) fn saga_id(id: Result<Path<String>, PathRejection>) -> Result<Uuid, P
     id.ok_or_else(|| Problem::field("id", "not a UUID"))
 }
 
-fn text(value: &str) -> Result<String, String> {
+pub(crate) fn text(value: &str) -> Result<String, String> {
     match value.contains('\0') {
         true => Err("it contains a NUL character".to_owned()),
         false => Ok(value.to_owned()),
     }
 }
 
-fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, String> {
+pub(crate) fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, String> {
     move |value| {
         let number = value.parse().ok();
         let number = number.filter(|number| (low..=high).contains(number));

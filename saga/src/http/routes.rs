@@ -13,18 +13,15 @@ use crate::{
     http::{
         bulk,
         house::{House, RawId, RawQuery, etag, keep},
+        locks::locks,
         operations,
         problem::{BODY_LIMIT, Problem},
         query::{
-            AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place,
-            locks_filter, saga_id,
+            AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place, saga_id,
         },
         table,
-        view::{
-            After, AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary,
-        },
+        view::{AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary},
     },
-    locks,
     operator::allowed_operations,
 };
 
@@ -145,20 +142,4 @@ async fn definitions(
     });
     let items = items.collect();
     Ok(Json(Definitions { items }))
-}
-
-async fn locks(
-    State(pool): State<PgPool>,
-    query: RawQuery,
-) -> Result<Json<After<locks::Lock, String>>, Problem> {
-    let mut filter = locks_filter(Pairs::new(query)?)?;
-    let limit = filter.limit;
-    filter.limit += 1;
-    let mut items = locks::list(&pool, &filter).await?;
-    let more = keep(&mut items, limit);
-    let next_after = items
-        .last()
-        .filter(|_| more)
-        .map(|lock| lock.resource.clone());
-    Ok(Json(After { items, next_after }))
 }

@@ -2,7 +2,7 @@
 
 use outbox::Handler;
 use saga::{
-    Coordinator, Error, Status,
+    Coordinator, Error, Fired, Status,
     event::{Event, IgnoredBecause},
     instance::StepStatus,
     wire::{self, Outcome},
@@ -238,22 +238,27 @@ async fn the_same_version_with_another_graph_is_refused() {
 }
 
 #[tokio::test]
-async fn a_saga_does_not_go_on_under_another_graph_or_without_its_version() {
+async fn a_saga_does_not_go_on_under_another_graph_and_its_reply_waits_where_its_version_is_unknown()
+ {
     let orders = database("orders").await;
     let saga = start(&coordinator(), &orders, &Trip::default()).await;
     let command = sent(&orders, "trip.commands").await.remove(0);
     let reply = answer(&command, Outcome::Succeeded);
-    let none = Coordinator::builder(REPLIES).build();
-    for stranger in [changed(), none] {
-        let error = deliver(&orders, &stranger.replies(), &reply)
-            .await
-            .unwrap_err();
-        assert!(!error.is_transient(), "{error}");
-    }
-    assert_eq!(instance(&orders, saga.id).await, saga);
-    deliver(&orders, &coordinator().replies(), &reply)
+    let error = deliver(&orders, &changed().replies(), &reply)
         .await
-        .unwrap();
+        .unwrap_err();
+    assert!(!error.is_transient(), "{error}");
+    assert_eq!(instance(&orders, saga.id).await, saga);
+
+    let none = Coordinator::builder(REPLIES).build();
+    deliver(&orders, &none.replies(), &reply).await.unwrap();
+    assert_eq!(instance(&orders, saga.id).await, saga);
+    assert_eq!(count(&orders, "saga.pending").await, 1);
+    let idle = none.timers(orders.clone()).run_once().await.unwrap();
+    assert_eq!(idle, Fired::None, "it cannot read it either");
+    let taken_up = coordinator().timers(orders.clone()).run_once().await;
+    assert_eq!(taken_up.unwrap(), Fired::Some(1));
+    assert_eq!(count(&orders, "saga.pending").await, 0);
     assert_eq!(instance(&orders, saga.id).await.data["done"][0], "hold");
 }
 
@@ -284,15 +289,13 @@ async fn replies_nobody_can_use_are_permanent_errors() {
     let good = answer(&command, Outcome::Succeeded);
     let command_of_nobody = support::command(&action(), "");
     let stranger = answer(&command_of_nobody, Outcome::Succeeded);
-    let mut unreadable = good.clone();
-    unreadable.payload = Some(b"{}".to_vec());
     let mut headless = good.clone();
     headless.headers.remove(wire::OUTCOME);
     let mut forged = good.clone();
     forged
         .headers
         .insert(wire::OP_KEY.to_owned(), Uuid::now_v7().to_string());
-    for message in [&stranger, &unreadable, &headless, &forged] {
+    for message in [&stranger, &headless, &forged] {
         let error = deliver(&orders, &coordinator().replies(), message)
             .await
             .unwrap_err();
@@ -306,6 +309,28 @@ async fn replies_nobody_can_use_are_permanent_errors() {
     deliver(&orders, &coordinator().replies(), &good)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn an_unreadable_reply_parks_its_saga_and_neither_the_others_nor_the_partition() {
+    let orders = database("orders").await;
+    let sick = start(&coordinator(), &orders, &Trip::default()).await;
+    let healthy = start(&coordinator(), &orders, &Trip::default()).await;
+    let commands = sent(&orders, "trip.commands").await;
+    let mut batch: Vec<_> = commands
+        .iter()
+        .map(|c| answer(c, Outcome::Succeeded))
+        .collect();
+    batch[0].payload = Some(b"{}".to_vec());
+    let mut tx = orders.begin().await.unwrap();
+    let replies = coordinator().replies();
+    replies.prepare(&mut tx, &batch).await.unwrap();
+    tx.commit().await.unwrap();
+    let parked = instance(&orders, sick.id).await;
+    assert_eq!(parked.status, Status::Parked);
+    assert!(parked.parked_reason.unwrap().contains("cannot read"));
+    let went_on = instance(&orders, healthy.id).await;
+    assert_eq!(went_on.step("book").unwrap().status, StepStatus::Running);
 }
 
 #[tokio::test]
@@ -341,6 +366,16 @@ async fn a_late_success_after_nothing_was_found_is_kept_as_an_anomaly() {
         })
     );
     assert!(anomaly, "{last:?}");
+    let listed: Vec<(Uuid, i64, String)> =
+        sqlx::query_as("select saga_id, seq, kind from saga.anomaly")
+            .fetch_all(&orders)
+            .await
+            .unwrap();
+    assert_eq!(
+        listed,
+        [(saga.id, state.seq, "late_success".to_owned())],
+        "and stands on the list"
+    );
 }
 
 #[tokio::test]

@@ -4,13 +4,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod barrier;
+mod conformance;
 mod coordinator;
 mod http;
+mod lock_list;
+mod lock_storm;
+mod locks;
 mod operating;
 mod operating_bulk;
 mod operating_http;
 mod operating_support;
 mod replicas;
+mod retention;
 mod schema;
 mod support;
 mod timers;

@@ -515,8 +515,10 @@ async fn a_replica_without_the_version_says_so_and_changes_nothing() {
 #[tokio::test]
 async fn a_hook_that_fails_leaves_nothing_of_the_intervention() {
     let pool = database("hook").await;
-    let mut trip = Trip::default();
-    trip.hook = "fail".to_owned();
+    let trip = Trip {
+        hook: "fail".to_owned(),
+        ..Trip::default()
+    };
     let saga = start(&coordinator(), &pool, &trip).await;
     done(&pool, &coordinator(), saga.id, What::Cancel {}).await;
     let before = rows(&pool).await;

@@ -320,8 +320,10 @@ async fn many_workers_keep_to_one_throttle_and_do_each_saga_once() {
 #[tokio::test]
 async fn a_saga_whose_intervention_fails_holds_up_no_other_and_is_given_up_in_the_end() {
     let pool = database("sick").await;
-    let mut broken = Trip::default();
-    broken.hook = "fail".to_owned();
+    let broken = Trip {
+        hook: "fail".to_owned(),
+        ..Trip::default()
+    };
     let sick = start(&coordinator(), &pool, &broken).await.id;
     let healthy = start(&coordinator(), &pool, &Trip::default()).await.id;
     for id in [sick, healthy] {

@@ -74,10 +74,9 @@ async fn a_person_sees_what_is_allowed_tries_it_dry_and_does_it_on_what_was_seen
     let etag = seen.headers[header::ETAG].to_str().unwrap().to_owned();
     assert_eq!(etag, "\"2\"");
     let of = |name: &str| {
-        let all = seen.body["allowed_operations"].as_array().unwrap().iter();
-        all.cloned()
-            .find(|operation| operation["name"] == name)
-            .unwrap()
+        let mut all = seen.body["allowed_operations"].as_array().unwrap().iter();
+        let found = all.find(|operation| operation["name"] == name);
+        found.unwrap().clone()
     };
     assert_eq!(of("cancel"), json!({"name": "cancel", "allowed": true}));
     let no = json!({"name": "resume", "allowed": false, "because": "it is not paused"});
@@ -456,10 +455,6 @@ async fn definitions_are_listed_with_their_sagas() {
         (json!(2), json!(1), json!(0), json!(false)),
     ];
     assert_eq!(shown, expected);
-    assert_eq!(
-        get(&pool, "/v1/locks").await.body,
-        json!({"items": [], "next_after": null})
-    );
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use saga::{
     http::AnomalyKind,
     instance::{Status, WaitingFor},
     intervention::OperationName,
+    locks::ClaimState,
     operator::bulk::{BulkStatus, ItemResult},
     wire::Outcome,
 };
@@ -61,6 +62,10 @@ async fn the_database_knows_the_same_words_as_the_program() {
     assert_eq!(
         allowed(&pool, "anomaly_kind_known").await,
         words(AnomalyKind::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "lock_claim_state_known").await,
+        words(ClaimState::ALL)
     );
     let mut outcomes = words(Outcome::ALL);
     outcomes.extend(words(Phase::ALL));

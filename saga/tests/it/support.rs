@@ -21,7 +21,12 @@ pub(crate) const REPLIES: &str = "orders.replies";
 
 /// A database with both schemas, and the tables our own side writes.
 pub(crate) async fn database(name: &str) -> PgPool {
-    let options = Database::fresh(name).await.options().unwrap();
+    database_of(&Database::fresh(name).await).await
+}
+
+/// The same in a database that the test needs too.
+pub(crate) async fn database_of(database: &Database) -> PgPool {
+    let options = database.options().unwrap();
     // Whoever would wait for ever fails instead.
     let options = options.options([("lock_timeout", "10s")]);
     let pool = PgPoolOptions::new().max_connections(16);

@@ -282,6 +282,17 @@ impl Story {
         self.input(&timer)
     }
 
+    /// The timer of this step fires.
+    pub(super) fn fires(self, step: &str) -> Self {
+        let mut timers = self.timers.values();
+        let found = timers.find_map(|(timer, _)| match timer {
+            Timer::Attempt(attempt) if attempt.step == step => Some(timer.clone()),
+            _ => None,
+        });
+        let timer = found.unwrap_or_else(|| panic!("{step} has a timer"));
+        self.input(&Input::Timer(timer))
+    }
+
     /// What the last step recorded and did, in one line each.
     #[track_caller]
     pub(super) fn then(self, events: &[&str], effects: &[&str]) -> Self {

@@ -1,0 +1,405 @@
+//! The conformance suite, tried itself: a participant that keeps its promises passes, and each way
+//! to break one fails exactly the cases that it breaks.
+
+mod toy;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use outbox::{
+    Consumer, Payload, Relay,
+    broker::{Broker, Embedded, Kafka, OnPoison, Topic},
+    incoming, outgoing,
+};
+use saga::{
+    Operation, Phase,
+    participant::MAX_BATCH,
+    testing::conformance::{self, Case, Effects, Options, Report, Request, Subject},
+};
+use serde_json::json;
+use sqlx::PgPool;
+use testbed::Database;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{Do, PATIENCE, Undo, database_of, participant};
+use toy::{Flaw, Toy};
+
+/// For a flaw that shows as a reply that never comes.
+const IMPATIENCE: Duration = Duration::from_secs(5);
+/// A storm in which every flaw that a storm can find is found.
+const SEED: u64 = 11;
+
+fn options() -> Options {
+    Options::default().seed(SEED).patience(PATIENCE).sagas(40)
+}
+
+/// Each flaw, with the cases it breaks.
+const FLAWS: &[(Flaw, &[Case])] = &[
+    (
+        Flaw::NoBarrier,
+        &[
+            Case::ActionRepeated,
+            Case::ActionRedelivered,
+            Case::RefusalStored,
+            Case::ActionRepeatedAfterCompensation,
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RefusalCompensated,
+            Case::ActionExpired,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::ProbeOfAnswered,
+            Case::ProbeOfUnknown,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::OnlyAnInbox,
+        &[
+            Case::ActionRepeated,
+            Case::RefusalStored,
+            Case::ActionRepeatedAfterCompensation,
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RefusalCompensated,
+            Case::ActionExpired,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::ProbeOfAnswered,
+            Case::ProbeOfUnknown,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::AnswersAnew,
+        &[
+            Case::ActionRepeated,
+            Case::ActionRedelivered,
+            Case::ActionRepeatedAfterCompensation,
+            Case::ProbeOfAnswered,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::SilentOnRepetition,
+        &[
+            Case::ActionRepeated,
+            Case::RefusalStored,
+            Case::CompensationRepeated,
+            Case::ActionRepeatedAfterCompensation,
+            Case::CompensationFirst,
+            Case::ActionExpired,
+            Case::ProbeOfAnswered,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::ForgetsRefusals,
+        &[
+            Case::RefusalStored,
+            Case::ActionExpired,
+            Case::ProbeOfAnswered,
+        ],
+    ),
+    (
+        Flaw::LeavesWhatItRefused,
+        &[
+            Case::RefusalStored,
+            Case::NewRoundAfterRefusal,
+            Case::RefusalCompensated,
+            Case::ProbeOfAnswered,
+        ],
+    ),
+    (
+        Flaw::BlindToRounds,
+        &[Case::NewRoundAfterRefusal, Case::NewRoundAfterCompensation],
+    ),
+    (
+        Flaw::ConfirmsWithoutUndoing,
+        &[
+            Case::CompensationUndoes,
+            Case::CompensationRepeated,
+            Case::ActionRepeatedAfterCompensation,
+            Case::NewRoundAfterCompensation,
+            Case::CompensationNeverExpires,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::CompensatesTwice,
+        &[Case::CompensationRepeated, Case::Storm],
+    ),
+    (Flaw::CompensatesTheRefused, &[Case::RefusalCompensated]),
+    (
+        Flaw::CompensatesNothing,
+        &[
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::LeavesNoTombstone,
+        &[
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::ExecutesTheTombstoned,
+        &[
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::ProbeOfUnknown,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::ConfirmsTheTombstoned,
+        &[
+            Case::CompensationFirst,
+            Case::NewRoundAfterCompensation,
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::ProbeOfUnknown,
+            Case::Storm,
+        ],
+    ),
+    (Flaw::IgnoresExpiry, &[Case::ActionExpired]),
+    (
+        Flaw::ExpiresCompensations,
+        &[Case::CompensationNeverExpires],
+    ),
+    (
+        Flaw::LooksThenActs,
+        &[
+            Case::RacedOnOneKey,
+            Case::RacedAcrossPartitions,
+            Case::Storm,
+        ],
+    ),
+    (
+        Flaw::TakesProbesForActions,
+        &[Case::ProbeOfUnknown, Case::Storm],
+    ),
+    (
+        Flaw::ProbesLeaveNothing,
+        &[Case::ProbeOfUnknown, Case::Storm],
+    ),
+    (Flaw::KeysRepliesByOperation, &[Case::ActionSucceeds]),
+    (Flaw::TrustsOpKeys, &[Case::WrongOpKey]),
+    (Flaw::AnswersUnknownKinds, &[Case::UnknownKind]),
+    (Flaw::AssumesMissingHeaders, &[Case::MissingHeader]),
+    (Flaw::AssumesUnreadableHeaders, &[Case::UnreadableHeader]),
+    (Flaw::AnswersGarbage, &[Case::GarbagePayload]),
+    (Flaw::DiesOfGarbage, &[Case::GarbagePayload]),
+    (
+        Flaw::BlocksKeys,
+        &[
+            Case::UnknownKind,
+            Case::MissingHeader,
+            Case::UnreadableHeader,
+            Case::WrongOpKey,
+            Case::GarbagePayload,
+        ],
+    ),
+];
+
+async fn try_toy(broker: &dyn Broker, flaw: Option<Flaw>, options: &Options) -> Report {
+    let toy = Toy::start(broker, flaw).await;
+    let report = conformance::run(broker, &toy.counted(), options).await;
+    report.unwrap()
+}
+
+#[tokio::test]
+async fn a_participant_that_keeps_its_promises_passes_every_case() {
+    let broker = Embedded::start().unwrap();
+    let report = try_toy(&broker, None, &options()).await;
+    report.assert_conforms();
+    let tried: Vec<Case> = report.verdicts.iter().map(|verdict| verdict.case).collect();
+    assert_eq!(tried, Case::ALL);
+}
+
+#[tokio::test]
+async fn each_broken_promise_fails_exactly_its_cases() {
+    let broker = Embedded::start().unwrap();
+    let tried = stream::iter(FLAWS).map(async |(flaw, expected)| {
+        let options = match flaw {
+            Flaw::SilentOnRepetition | Flaw::DiesOfGarbage | Flaw::BlocksKeys => {
+                options().patience(IMPATIENCE)
+            }
+            _ => options(),
+        };
+        let report = try_toy(&broker, Some(*flaw), &options).await;
+        let is_right = report.failed() == *expected;
+        (!is_right).then(|| format!("{flaw:?}, of which {expected:?} were to fail\n{report}"))
+    });
+    let wrong: Vec<Option<String>> = tried.buffer_unordered(FLAWS.len()).collect().await;
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_case_is_failed_by_some_flaw() {
+    let failed: HashSet<Case> = FLAWS.iter().flat_map(|(_, cases)| cases.to_vec()).collect();
+    let unfailed = Case::ALL.iter().filter(|case| !failed.contains(case));
+    assert_eq!(unfailed.collect::<Vec<_>>(), Vec::<&Case>::new());
+}
+
+#[tokio::test]
+async fn without_a_count_of_effects_replies_alone_are_judged() {
+    let broker = Embedded::start().unwrap();
+    let options = options();
+    for (flaw, is_seen) in [
+        (Flaw::ExecutesTheTombstoned, false),
+        (Flaw::ConfirmsTheTombstoned, true),
+    ] {
+        let toy = Toy::start(&broker, Some(flaw)).await;
+        let report = conformance::run(&broker, &toy.subject(), &options).await;
+        let report = report.unwrap();
+        assert!(!report.counted_effects);
+        assert_eq!(!report.failed().is_empty(), is_seen, "{flaw:?}\n{report}");
+    }
+}
+
+#[tokio::test]
+async fn a_participant_without_probes_is_tried_without_them() {
+    let broker = Embedded::start().unwrap();
+    let flaw = Some(Flaw::TakesProbesForActions);
+    let report = try_toy(&broker, flaw, &options().probe(false)).await;
+    report.assert_conforms();
+    assert!(report.verdicts.iter().all(|verdict| !verdict.case.probes()));
+}
+
+#[tokio::test]
+async fn a_participant_that_does_not_run_fails_everything_at_once() {
+    let broker = Embedded::start().unwrap();
+    let topics = ["commands", "replies"].map(|name| Topic::new(name, 1));
+    broker.ensure_topics(&topics).await.unwrap();
+    let ask = |_| Request::json("any.v1", json!({}));
+    let subject = Subject::new("commands", "replies")
+        .action(ask)
+        .refused(ask)
+        .compensation(ask);
+    let options = options().patience(Duration::from_millis(500));
+    let report = conformance::run(&broker, &subject, &options).await.unwrap();
+    assert_eq!(report.failed(), Case::ALL);
+    let shown = report.to_string();
+    assert_eq!(shown.matches("no reply").count(), 1, "{shown}");
+    assert!(shown.contains("is it running"), "{shown}");
+    assert!(shown.contains("seed 11"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_subject_that_cannot_be_asked_is_an_error_that_says_so() {
+    let broker = Embedded::start().unwrap();
+    let topics = ["commands", "replies"].map(|name| Topic::new(name, 1));
+    broker.ensure_topics(&topics).await.unwrap();
+    let ask = |_| Request::json("any.v1", json!({}));
+    let subject = Subject::new("commands", "replies").action(ask).refused(ask);
+    let error = conformance::run(&broker, &subject, &options()).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("compensation"), "{error}");
+}
+
+/// Ours, with everything that a service has: consumer, inbox, barrier, outbox, relay.
+async fn our_own_conforms(name: &str, broker: Arc<dyn Broker>) {
+    let database = Database::fresh(name).await;
+    let pool = database_of(&database).await;
+    let id = Uuid::now_v7().simple();
+    let (commands, replies) = (format!("{id}.commands"), format!("{id}.replies"));
+    let topics =
+        [&commands, &replies].map(|name| Topic::new(name, 4).on_poison(OnPoison::SkipMessage));
+    outgoing::declare(&pool, &*broker, &topics).await.unwrap();
+
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let relay = Relay::new(
+        database.options().unwrap(),
+        Arc::clone(&broker),
+        outgoing::Config::default(),
+    );
+    let config = incoming::Config {
+        batch: MAX_BATCH,
+        on_poison: OnPoison::SkipMessage,
+        ..incoming::Config::default()
+    };
+    let consumer = Consumer::new(
+        &format!("traveller-{id}"),
+        &[&commands],
+        pool.clone(),
+        Arc::clone(&broker),
+        participant(),
+    )
+    .with(config);
+    let (relaying, consuming) = (stop.clone(), stop.clone());
+    let relay = tokio::spawn(async move { relay.run(relaying).await });
+    let consumer = tokio::spawn(async move { consumer.run(consuming).await });
+
+    let asking = |mood: &'static str| move |_| Request::json(Do::KIND, json!({ "mood": mood }));
+    let counted = pool.clone();
+    let subject = Subject::new(commands, replies)
+        .step("hold")
+        .action(asking(""))
+        .refused(asking("refuse"))
+        .compensation(|_| Request::json(Undo::KIND, json!({})))
+        .effects(move |saga| effects_of(counted.clone(), saga));
+    // On once the barrier answers probes.
+    let options = options().probe(false);
+    let report = conformance::run(&*broker, &subject, &options).await;
+    report.unwrap().assert_conforms();
+
+    stop.cancel();
+    relay.await.unwrap().unwrap();
+    consumer.await.unwrap().unwrap();
+}
+
+/// The support's participant notes each effect under its operation's key.
+async fn effects_of(pool: PgPool, saga_id: Uuid) -> sqlx::Result<Effects> {
+    let keys = |phase| -> Vec<Uuid> {
+        let key = |round| {
+            let step = "hold".to_owned();
+            Operation {
+                saga_id,
+                step,
+                phase,
+                round,
+            }
+            .key()
+        };
+        [1, 2].map(key).to_vec()
+    };
+    let (executed, remaining) = sqlx::query_as(
+        "select count(*) filter (where what = 'done'),
+                count(*) filter (where what = 'done') - count(*) filter (where what = 'undone')
+         from effect where op_key = any($1)",
+    )
+    .bind([keys(Phase::Action), keys(Phase::Compensation)].concat())
+    .fetch_one(&pool)
+    .await?;
+    Ok(Effects {
+        executed,
+        remaining,
+    })
+}
+
+#[tokio::test]
+async fn our_own_participant_conforms() {
+    our_own_conforms("conforms", Arc::new(Embedded::start().unwrap())).await;
+}
+
+#[tokio::test]
+async fn our_own_participant_conforms_on_kafka() {
+    let kafka = Kafka::new(testbed::kafka().await.bootstrap()).unwrap();
+    our_own_conforms("conforms_kafka", Arc::new(kafka)).await;
+}
