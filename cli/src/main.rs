@@ -7,6 +7,7 @@ mod migrate;
 mod outbox;
 mod parked;
 mod print;
+mod saga;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,9 @@ enum Command {
     /// Looks at what consumers could not handle, and asks for it again.
     #[command(subcommand)]
     Inbox(inbox::Command),
+    /// Looks at sagas, and intervenes in them, through the service that steers them.
+    #[command(subcommand)]
+    Saga(saga::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -41,6 +45,7 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| ExitCode::SUCCESS),
         Command::Outbox(command) => outbox::run(command).await,
         Command::Inbox(command) => inbox::run(command).await,
+        Command::Saga(command) => saga::run(command).await,
     };
     match result {
         Ok(status) => status,

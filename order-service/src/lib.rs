@@ -34,6 +34,7 @@ use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{incoming, service};
 use saga::Coordinator;
 use saga::locks::Watch;
+use saga::operator::bulk::Bulks;
 use saga::retention::Retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -132,6 +133,10 @@ async fn steer(
     let own = database::pool(&settings.database_url, 1, "order-service timers");
     let timers = coordinator.timers(own).run(shutdown.clone());
     tasks.spawn("timers", forever(timers));
+    // And theirs: an operation on ten thousand sagas is not a reason to be late.
+    let own = database::pool(&settings.database_url, 1, "order-service bulks");
+    let bulks = Bulks::new(coordinator.clone(), own).run(shutdown.clone());
+    tasks.spawn("bulks", forever(bulks));
     // Housekeeping, which may be late: a connection that nobody else waits for.
     let own = database::pool(&settings.database_url, 1, "order-service housekeeping");
     let retention = Retention::new(own.clone(), config.saga_retention)?;

@@ -89,6 +89,41 @@ pub enum Error {
         /// Why not, for a person.
         reason: String,
     },
+    /// What a person asks for can be asked of no saga. Met by interventions; nothing was changed.
+    #[error("{field}: {reason}")]
+    Request {
+        /// Which part of it.
+        field: &'static str,
+        /// What would have been right.
+        reason: String,
+    },
+    /// The saga has moved on since the person looked. Met by interventions that say what they
+    /// expect; nothing was changed. Look again.
+    #[error("the saga {saga_id} has moved on: its last event is {present}, not {expected}")]
+    Stale {
+        /// The saga.
+        saga_id: Uuid,
+        /// The number that was expected.
+        expected: i64,
+        /// The number it has.
+        present: i64,
+    },
+    /// The idempotency key was used before, with another request. Met by interventions and bulk
+    /// operations; nothing was changed. A new request needs a new key.
+    #[error("the idempotency key was used before with another request")]
+    KeyReused,
+    /// Other sagas are selected now than the person saw. Met when a bulk operation is asked for with
+    /// the number it is for; nothing was changed. Look again.
+    #[error("{present} sagas are selected now, not {expected}")]
+    CountChanged {
+        /// The number that was expected.
+        expected: i64,
+        /// How many there are.
+        present: i64,
+    },
+    /// There is no such bulk operation. Met by whoever looks at it or cancels it.
+    #[error("there is no bulk operation {0}")]
+    UnknownBulk(Uuid),
     /// Somebody else took this saga's turn. Met only when a lock was lost; trying again heals it.
     #[error("the saga {0} has moved on meanwhile")]
     Conflict(Uuid),

@@ -4,7 +4,7 @@
 //! visibly. The files in the order a saga travels: an [`Operation`] has a name, a
 //! [`definition`] says what steps there are, an [`instance`] where one saga stands, an [`event`]
 //! what happened; [`decide`] decides, purely; the [`coordinator`] records and does it in one
-//! transaction, woken by [`replies`] and [`timers`]; a [`participant`] carries it out behind its
+//! transaction, woken by [`replies`], [`timers`] and people ([`operator`]); a [`participant`] carries it out behind its
 //! barrier; [`http`] shows it.
 //!
 //! Promised: a saga ends completed, compensated or abandoned, or it is visibly parked. Not
@@ -33,6 +33,8 @@ mod pending;
 pub mod replies;
 pub mod retention;
 pub mod timers;
+
+pub mod operator;
 
 pub mod http;
 pub mod participant;

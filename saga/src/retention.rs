@@ -71,7 +71,8 @@ impl Retention {
         }
     }
 
-    /// Removes a batch, the longest ended first, and says how many sagas it had.
+    /// Removes a batch, the longest ended first, and says how many sagas it had. When there is none
+    /// left, bulk operations that ended as long ago go too.
     ///
     /// # Errors
     ///
@@ -80,10 +81,13 @@ impl Retention {
         let mut tx = self.pool.begin_with(crate::table::BEGIN).await?;
         let sagas = table::lock_ended(&mut tx, self.keep, BATCH).await?;
         if sagas.is_empty() {
+            drop(tx);
+            table::delete_bulks(&self.pool, self.keep).await?;
             return Ok(0);
         }
         table::delete_events(&mut tx, &sagas).await?;
         table::delete_anomalies(&mut tx, &sagas).await?;
+        table::delete_interventions(&mut tx, &sagas).await?;
         table::delete_pending(&mut tx, &sagas).await?;
         table::delete_timers(&mut tx, &sagas).await?;
         table::delete_instances(&mut tx, &sagas).await?;

@@ -367,7 +367,7 @@ pub(crate) struct TimerChanges {
 pub(crate) type TimerKey = (String, &'static str);
 
 /// The phase of a saga's own timer.
-const DEADLINE: &str = "deadline";
+pub(crate) const DEADLINE: &str = "deadline";
 /// The phase of a timer that stands for a granted claim; its step is the resource.
 const LOCK: &str = "lock";
 

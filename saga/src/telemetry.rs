@@ -13,6 +13,7 @@
 //! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
+//! | `saga_bulk_items_total` | counter | operation, result | sagas of bulk operations that had their turn |
 //! | `saga_deadlines_passed_total` | counter | definition | sagas that became late |
 //! | `saga_timers_fired_total` | counter | — | timers turned into a decision |
 //! | `saga_timers_postponed_total` | counter | — | timers whose firing failed |
@@ -34,6 +35,8 @@
 //! | `saga.start` | one start |
 //! | `saga.replies` | a batch of replies |
 //! | `saga.timers`, `saga.grants`, `saga.pending` | a look at what is due, granted, kept |
+//! | `saga.intervention` | one intervention of a person |
+//! | `saga.bulk` | the turn of one saga of a bulk operation |
 //! | `saga.command` | one command at a participant |
 
 use metrics::{counter, gauge};
@@ -41,6 +44,7 @@ use metrics::{counter, gauge};
 use crate::{
     event::Event,
     instance::{Instance, Status},
+    intervention::OperationName,
     locks::{Acquired, Seen},
     operation::Phase,
 };
@@ -173,6 +177,12 @@ pub(crate) fn locks(seen: &Seen) {
     gauge!("saga_lock_unnoticed").set(seen.unnoticed as f64);
     gauge!("saga_lock_oldest_waiting_seconds").set(seen.oldest_waiting.as_secs_f64());
     gauge!("saga_lock_oldest_held_seconds").set(seen.oldest_held.as_secs_f64());
+}
+
+/// A saga of a bulk operation had its turn.
+pub(crate) fn bulk_item(operation: OperationName, result: &'static str) {
+    counter!("saga_bulk_items_total", "operation" => operation.as_str(), "result" => result)
+        .increment(1);
 }
 
 /// Ended sagas were removed.

@@ -9,3 +9,4 @@ mod parked;
 mod refusing;
 mod roles;
 mod room;
+mod sagas;

@@ -1,24 +1,52 @@
-//! Sagas over HTTP: for whoever asks where an order got stuck.
+//! Sagas over HTTP: for whoever asks where an order got stuck, and for whoever helps it on.
 //!
-//! What passes here: reads only. Promised: a bad request is a problem (RFC 9457) that names the
-//! field; a page of the list costs the same however far down it is. Not promised: a frozen list;
-//! a saga that starts meanwhile is on no later page. If we die here, nobody's state changes.
+//! What passes here: reads, and what people do ([`operator`](crate::operator)). Promised: a bad
+//! request is a problem (RFC 9457) that names the field; a page of a list costs the same however
+//! far down it is; a write runs to its end whether or not the client waits. Not promised: a frozen
+//! list; a saga that starts meanwhile is on no later page. **Nobody is asked who he is**: the actor
+//! is whoever the request says, so keep these routes where only operators come. If we die here, a
+//! write is there as a whole or not at all, and the same request under the same key tells.
 //!
 //! | path | answers |
 //! |---|---|
-//! | `GET /sagas` | newest first; `definition`, `status`, `business_key`, `limit` (1–200, 50 unless said), `cursor` |
-//! | `GET /sagas/{id}` | status, reason, what it waits for and until when, each step |
+//! | `GET /sagas` | newest first; the filters below, `limit` (1–200, 50 unless said), `cursor` |
+//! | `GET /sagas/count` | the filters below; `group_by` `status` (unless said), `definition` or `waiting_for`; looks at each saga that is selected |
+//! | `GET /sagas/{id}` | status, reason, each step and until when it waits, `allowed_operations` with why not; `ETag` |
 //! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said) |
+//! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `actor`, `reason`, `expected_seq`; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
+//! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
+//! | `GET /definitions` | every version with its open and ended sagas; looks at each saga |
 //! | `GET /locks` | claimed resources by name, who holds and who waits; `resource`, `saga_id`, `waiting` (true or false), `limit` (1–200, 50 unless said), `cursor` |
+//! | `GET /bulk-operations` | the newest hundred |
+//! | `POST /bulk-operations` | 202, `Location`. As an operation, with `selection` (the filters below, or `{"all": true}`), `per_second` (10 unless said), `allow_changed`, `expected_count`; `?dry_run=true` counts and says what would become of the oldest twenty |
+//! | `GET /bulk-operations/{id}`, `…/items` | how far it is; each saga with its result: `result`, `after`, `limit` |
+//! | `POST /bulk-operations/{id}/cancel` | `actor`, `reason`; who had no turn yet is left alone |
+//!
+//! Filters: `definition`, `version`, `status`, `business_key`, `business_key_prefix`,
+//! `tag=name:value`, `waiting_for`, `stuck_for` (`90s`, `10m`, `2h`, `7d`), `created_after`,
+//! `created_before`.
+//!
+//! An operation is refused with 409 and the reason where the saga's state does not allow it; with
+//! 412 where `If-Match` is not the saga's `ETag` any more, and 409 where `expected_seq` in the body
+//! is not; with 422 where its key was used with another request.
 
 mod problem;
 mod query;
 mod table;
 mod view;
 
+mod body;
+mod house;
+
+mod bulk;
 mod locks;
+mod operations;
 mod routes;
 
 pub use locks::Locks;
+pub use query::{AnomalyKind, GroupBy};
 pub use routes::router;
-pub use view::{Events, List, Recorded, Saga, Summary, WaitingView};
+pub use view::{
+    After, AnomalyView, Count, DefinitionView, Definitions, Events, Group, IntervenedView, List,
+    Page, Recorded, Saga, StepView, Summary, WaitingView,
+};

@@ -2,34 +2,47 @@
 
 use axum::{
     Json, Router,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
-    routing::get,
+    extract::{DefaultBodyLimit, State},
+    response::IntoResponse,
+    routing::{get, post},
 };
 use sqlx::PgPool;
 
-use crate::http::{
-    locks::locks,
-    problem::Problem,
-    query::{EventsQuery, ListQuery, Pairs, Place, saga_id},
-    table,
-    view::{Events, List, Saga, Summary},
+use crate::{
+    Coordinator,
+    http::{
+        bulk,
+        house::{House, RawId, RawQuery, etag, keep},
+        locks::locks,
+        operations,
+        problem::{BODY_LIMIT, Problem},
+        query::{
+            AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place, saga_id,
+        },
+        table,
+        view::{AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary},
+    },
+    operator::allowed_operations,
 };
 
 /// The routes, to be nested under `/v1`.
-pub fn router(pool: PgPool) -> Router {
+pub fn router(pool: PgPool, coordinator: Coordinator) -> Router {
     Router::new()
         .route("/sagas", get(list))
+        .route("/sagas/count", get(count))
         .route("/sagas/{id}", get(show))
         .route("/sagas/{id}/events", get(events))
+        .route("/sagas/{id}/operations", post(operations::intervene))
+        .route("/anomalies", get(anomalies))
+        .route("/definitions", get(definitions))
         .route("/locks", get(locks))
-        .with_state(pool)
+        .route("/bulk-operations", get(bulk::list).post(bulk::create))
+        .route("/bulk-operations/{id}", get(bulk::show))
+        .route("/bulk-operations/{id}/items", get(bulk::items))
+        .route("/bulk-operations/{id}/cancel", post(bulk::cancel))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(House { pool, coordinator })
 }
-
-type RawId = Result<Path<String>, PathRejection>;
-type RawQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 async fn list(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<List>, Problem> {
     let query = ListQuery::parse(Pairs::new(query)?)?;
@@ -50,14 +63,23 @@ async fn list(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<List>,
     }))
 }
 
+async fn count(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<Count>, Problem> {
+    let query = CountQuery::parse(Pairs::new(query)?)?;
+    let groups = table::count(&pool, &query).await?;
+    let total = groups.iter().map(|group| group.count).sum();
+    Ok(Json(Count { total, groups }))
+}
+
 async fn show(
-    State(pool): State<PgPool>,
+    State(house): State<House>,
     id: RawId,
     query: RawQuery,
-) -> Result<Json<Saga>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     Pairs::new(query)?.nothing_left()?;
-    let saga = table::find(&pool, saga_id(id)?).await?;
-    saga.map(Json).ok_or(Problem::UnknownSaga)
+    let saga = table::find(&house.pool, saga_id(id)?).await?;
+    let mut saga = saga.ok_or(Problem::UnknownSaga)?;
+    saga.allowed_operations = allowed_operations(&house.coordinator, &saga.instance());
+    Ok((etag(saga.summary.seq), Json(saga)))
 }
 
 async fn events(
@@ -76,10 +98,48 @@ async fn events(
     Ok(Json(Events { events, next_after }))
 }
 
-/// Cuts off the one that was read too many; whether there was one.
-fn keep<T>(page: &mut Vec<T>, limit: i64) -> bool {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = page.len() > limit;
-    page.truncate(limit);
-    more
+async fn anomalies(
+    State(pool): State<PgPool>,
+    query: RawQuery,
+) -> Result<Json<Page<AnomalyView>>, Problem> {
+    let query = AnomaliesQuery::parse(Pairs::new(query)?)?;
+    let mut items = table::anomalies(&pool, &query).await?;
+    let more = keep(&mut items, query.limit);
+    let last = items.last().filter(|_| more);
+    let next_cursor = last.map(|anomaly| {
+        let at = Place {
+            created_at: anomaly.recorded_at,
+            id: anomaly.saga_id,
+        };
+        let seq = anomaly.seq;
+        AnomalyPlace { at, seq }.to_cursor()
+    });
+    Ok(Json(Page { items, next_cursor }))
+}
+
+async fn definitions(
+    State(house): State<House>,
+    query: RawQuery,
+) -> Result<Json<Definitions>, Problem> {
+    Pairs::new(query)?.nothing_left()?;
+    let registered = table::definitions(&house.pool).await?.into_iter();
+    let items = registered.map(|registered| {
+        let known = house
+            .coordinator
+            .version(&registered.name, registered.version);
+        let known = known.ok().map(|defined| &defined.plan);
+        let known = known.filter(|plan| plan.hash == registered.hash);
+        DefinitionView {
+            known_here: known.is_some(),
+            migrates_from: known.map_or_else(Vec::new, |plan| plan.migrates_from().collect()),
+            name: registered.name,
+            version: registered.version,
+            hash: registered.hash,
+            registered_at: registered.registered_at,
+            open: registered.open,
+            ended: registered.ended,
+        }
+    });
+    let items = items.collect();
+    Ok(Json(Definitions { items }))
 }

@@ -1,6 +1,7 @@
 //! What is read to be shown. Nothing here locks or writes.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use serde_json::Value;
 use sqlx::{PgPool, QueryBuilder, prelude::FromRow};
 use uuid::Uuid;
@@ -8,33 +9,23 @@ use uuid::Uuid;
 use crate::{
     Error,
     http::{
-        query::{EventsQuery, ListQuery},
-        view::{Recorded, Saga, Summary, WaitingView},
+        query::{AnomaliesQuery, CountQuery, EventsQuery, ListQuery},
+        view::{AnomalyView, Group, Recorded, Saga, StepView, Summary, WaitingView},
     },
     operation::Operation,
-    table::{corrupt, from_json, parse_steps, waiting},
+    operator::table::push_selection,
+    table::{DEADLINE, corrupt, from_json, parse_steps, waiting},
 };
 
-const COLUMNS: &str = "id, definition, version, business_key, tags, status, paused, late, reason, \
+const COLUMNS: &str = "id, definition, version, hash, business_key, tags, status, paused, late, reason, \
      parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt, \
      waiting_until, seq, created_at, updated_at, ended_at, steps, locks, data";
 
 /// One more saga than asked for, if there are: so the caller knows whether a page follows.
-///
-/// Built from the filters that are given, not a checked macro with `$1 is null or …`: a plan for
-/// all of those at once could use no index.
 pub(crate) async fn list(pool: &PgPool, query: &ListQuery) -> Result<Vec<Saga>, Error> {
     let mut sql = QueryBuilder::new("select ");
     sql.push(COLUMNS).push(" from saga.instance where true");
-    if let Some(definition) = &query.definition {
-        sql.push(" and definition = ").push_bind(definition);
-    }
-    if let Some(status) = query.status {
-        sql.push(" and status = ").push_bind(status.as_str());
-    }
-    if let Some(business_key) = &query.business_key {
-        sql.push(" and business_key = ").push_bind(business_key);
-    }
+    push_selection(&mut sql, &query.selection);
     if let Some(after) = query.after {
         sql.push(" and (created_at, id) < (")
             .push_bind(after.created_at)
@@ -48,15 +39,95 @@ pub(crate) async fn list(pool: &PgPool, query: &ListQuery) -> Result<Vec<Saga>, 
     rows.into_iter().map(Row::parse).collect()
 }
 
-/// One saga.
+/// The selected sagas, counted.
+pub(crate) async fn count(pool: &PgPool, query: &CountQuery) -> Result<Vec<Group>, Error> {
+    let by = query.group_by.as_str();
+    let mut sql = QueryBuilder::new("select ");
+    sql.push(by)
+        .push(" as value, count(*) as count from saga.instance where true");
+    push_selection(&mut sql, &query.selection);
+    sql.push(" group by 1 order by 2 desc, 1");
+    let groups: Vec<(Option<String>, i64)> = sql.build_query_as().fetch_all(pool).await?;
+    let groups = groups.into_iter();
+    Ok(groups
+        .map(|(value, count)| Group { value, count })
+        .collect())
+}
+
+/// One more anomaly than asked for, if there are; the newest first.
+pub(crate) async fn anomalies(
+    pool: &PgPool,
+    query: &AnomaliesQuery,
+) -> Result<Vec<AnomalyView>, Error> {
+    let mut sql = QueryBuilder::new(
+        "select saga_id, seq, kind, definition, step, phase, round, outcome, recorded_at \
+         from saga.anomaly where true",
+    );
+    if let Some(kind) = query.kind {
+        sql.push(" and kind = ").push_bind(kind.as_str());
+    }
+    if let Some(definition) = &query.definition {
+        sql.push(" and definition = ").push_bind(definition);
+    }
+    if let Some(saga_id) = query.saga_id {
+        sql.push(" and saga_id = ").push_bind(saga_id);
+    }
+    if let Some(after) = query.after {
+        // The first condition is the index's.
+        sql.push(" and recorded_at <= ")
+            .push_bind(after.at.created_at)
+            .push(" and (recorded_at < ")
+            .push_bind(after.at.created_at)
+            .push(" or (saga_id, seq) > (")
+            .push_bind(after.at.id)
+            .push(", ")
+            .push_bind(after.seq)
+            .push("))");
+    }
+    sql.push(" order by recorded_at desc, saga_id, seq limit ")
+        .push_bind(query.limit + 1);
+    let rows: Vec<AnomalyRow> = sql.build_query_as().fetch_all(pool).await?;
+    rows.into_iter().map(AnomalyRow::parse).collect()
+}
+
+/// A definition's version with its sagas counted. Looks at each saga.
+pub(crate) struct Registered {
+    pub(crate) name: String,
+    pub(crate) version: i32,
+    pub(crate) hash: String,
+    pub(crate) registered_at: DateTime<Utc>,
+    pub(crate) open: i64,
+    pub(crate) ended: i64,
+}
+
+/// Every version that somebody has started with, by name and version.
+pub(crate) async fn definitions(pool: &PgPool) -> Result<Vec<Registered>, sqlx::Error> {
+    sqlx::query_as!(
+        Registered,
+        r#"select d.name, d.version, d.hash, d.registered_at,
+                  coalesce(i.open, 0) as "open!", coalesce(i.ended, 0) as "ended!"
+           from saga.definition d
+           left join (
+               select definition, version, count(*) filter (where ended_at is null) as open,
+                      count(*) filter (where ended_at is not null) as ended
+               from saga.instance group by definition, version
+           ) as i on i.definition = d.name and i.version = d.version
+           order by d.name, d.version"#
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// One saga, with its timers, from one snapshot.
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Saga>, Error> {
     let row = sqlx::query_as!(
         Row,
-        "select id, definition, version, business_key, tags, status, paused, late, reason,
+        "select id, definition, version, hash, business_key, tags, status, paused, late, reason,
                 parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round,
                 waiting_attempt, waiting_until, seq, created_at, updated_at, ended_at, steps, locks,
-                data
-         from saga.instance where id = $1",
+                data,
+                (select jsonb_agg(to_jsonb(t)) from saga.timer t where t.saga_id = i.id) as timers
+         from saga.instance i where id = $1",
         id
     )
     .fetch_optional(pool)
@@ -83,11 +154,51 @@ pub(crate) async fn events(
     Ok(events)
 }
 
+/// A row of `saga.anomaly`.
+#[derive(FromRow)]
+struct AnomalyRow {
+    saga_id: Uuid,
+    seq: i64,
+    kind: String,
+    definition: String,
+    step: String,
+    phase: String,
+    round: i32,
+    outcome: String,
+    recorded_at: DateTime<Utc>,
+}
+
+impl AnomalyRow {
+    fn parse(self) -> Result<AnomalyView, Error> {
+        let id = self.saga_id;
+        Ok(AnomalyView {
+            saga_id: id,
+            seq: self.seq,
+            kind: self.kind.parse().map_err(|e| corrupt(id, e))?,
+            definition: self.definition,
+            step: self.step,
+            phase: self.phase.parse().map_err(|e| corrupt(id, e))?,
+            round: self.round,
+            outcome: self.outcome.parse().map_err(|e| corrupt(id, e))?,
+            recorded_at: self.recorded_at,
+        })
+    }
+}
+
+/// A row of `saga.timer`, as far as it is shown.
+#[derive(Deserialize)]
+struct TimerRow {
+    step: String,
+    phase: String,
+    fire_at: DateTime<Utc>,
+}
+
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
     definition: String,
     version: i32,
+    hash: String,
     business_key: String,
     tags: Value,
     status: String,
@@ -108,11 +219,23 @@ struct Row {
     steps: Value,
     locks: Value,
     data: Value,
+    #[sqlx(default)]
+    timers: Option<Value>,
 }
 
 impl Row {
     fn parse(self) -> Result<Saga, Error> {
         let id = self.id;
+        let timers = self
+            .timers
+            .map(|timers| from_json(id, timers))
+            .transpose()?;
+        let timers: Vec<TimerRow> = timers.unwrap_or_default();
+        let until = |step: &str, phase: &str| {
+            let mut timers = timers.iter();
+            let timer = timers.find(|timer| timer.step == step && timer.phase == phase);
+            timer.map(|timer| timer.fire_at)
+        };
         let waiting = waiting(
             id,
             self.waiting_for,
@@ -130,7 +253,7 @@ impl Row {
             };
             WaitingView {
                 op_key: operation.key(),
-                until: self.waiting_until,
+                until: until(&waiting.step, waiting.phase.as_str()).or(self.waiting_until),
                 waiting,
             }
         });
@@ -151,11 +274,19 @@ impl Row {
             updated_at: self.updated_at,
             ended_at: self.ended_at,
         };
+        let steps = parse_steps(id, self.steps)?.into_iter();
+        let steps = steps.map(|state| StepView {
+            until: until(&state.name, state.phase().as_str()),
+            state,
+        });
         Ok(Saga {
             summary,
-            steps: parse_steps(id, self.steps)?,
+            hash: self.hash,
+            deadline: until("", DEADLINE),
+            steps: steps.collect(),
             locks: from_json(id, self.locks)?,
             data: self.data,
+            allowed_operations: Vec::new(),
         })
     }
 }

@@ -7,7 +7,13 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::instance::{LockState, Status, StepState, Waiting};
+use crate::{
+    http::query::AnomalyKind,
+    instance::{Instance, LockState, Status, StepState, Waiting},
+    operation::Phase,
+    operator::{AllowedOperation, Intervened},
+    wire::Outcome,
+};
 
 /// One saga in the list.
 #[derive(Debug, Serialize)]
@@ -62,12 +68,52 @@ pub struct Saga {
     /// What the list says of it.
     #[serde(flatten)]
     pub summary: Summary,
+    /// The pinned hash.
+    pub hash: String,
+    /// When its time is up; none if it has no deadline, or none to come.
+    pub deadline: Option<DateTime<Utc>>,
     /// Each step, in the definition's order.
-    pub steps: Vec<StepState>,
+    pub steps: Vec<StepView>,
     /// The resources it holds or waits for.
     pub locks: Vec<LockState>,
     /// What it knows.
     pub data: Value,
+    /// What a person may do now, and why not the rest.
+    pub allowed_operations: Vec<AllowedOperation>,
+}
+
+/// One step of a saga.
+#[derive(Debug, Serialize)]
+pub struct StepView {
+    /// Where it stands.
+    #[serde(flatten)]
+    pub state: StepState,
+    /// Until when it waits; none if it waits for no moment.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Saga {
+    /// As a decision sees it.
+    pub(crate) fn instance(&self) -> Instance {
+        let summary = &self.summary;
+        Instance {
+            id: summary.id,
+            definition: summary.definition.clone(),
+            version: summary.version,
+            hash: self.hash.clone(),
+            business_key: summary.business_key.clone(),
+            tags: summary.tags.clone(),
+            status: summary.status,
+            paused: summary.paused,
+            late: summary.late,
+            reason: summary.reason.clone(),
+            parked_reason: summary.parked_reason.clone(),
+            data: self.data.clone(),
+            steps: self.steps.iter().map(|step| step.state.clone()).collect(),
+            locks: self.locks.clone(),
+            seq: summary.seq,
+        }
+    }
 }
 
 /// A page of the list.
@@ -97,4 +143,101 @@ pub struct Events {
     pub events: Vec<Recorded>,
     /// Give it back as `after` for the next page; none on the last.
     pub next_after: Option<i64>,
+}
+
+/// Sagas by something.
+#[derive(Debug, Serialize)]
+pub struct Count {
+    /// All together.
+    pub total: i64,
+    /// The most first.
+    pub groups: Vec<Group>,
+}
+
+/// The sagas of one sort.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    /// The word; none for those that wait for nothing.
+    pub value: Option<String>,
+    /// How many.
+    pub count: i64,
+}
+
+/// What should not have happened.
+#[derive(Debug, Serialize)]
+pub struct AnomalyView {
+    /// The saga.
+    pub saga_id: Uuid,
+    /// The event that says so.
+    pub seq: i64,
+    /// What.
+    pub kind: AnomalyKind,
+    /// The saga's definition.
+    pub definition: String,
+    /// The step.
+    pub step: String,
+    /// Forwards or back.
+    pub phase: Phase,
+    /// The round.
+    pub round: i32,
+    /// What the answer said.
+    pub outcome: Outcome,
+    /// When it was recorded.
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// A page of something.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    /// In the list's order.
+    pub items: Vec<T>,
+    /// Give it back as `cursor` for the next page; none on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Items, each with a name or a number that the next page begins after.
+#[derive(Debug, Serialize)]
+pub struct After<T, A> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Give it back as `after` for the next page; none on the last.
+    pub next_after: Option<A>,
+}
+
+/// A version of a definition, and its sagas.
+#[derive(Debug, Serialize)]
+pub struct DefinitionView {
+    /// The definition's name.
+    pub name: String,
+    /// Its version.
+    pub version: i32,
+    /// The sha256 of what steers a saga.
+    pub hash: String,
+    /// When the first replica that has it started.
+    pub registered_at: DateTime<Utc>,
+    /// Sagas that have not ended.
+    pub open: i64,
+    /// Sagas that have ended and are not forgotten.
+    pub ended: i64,
+    /// Whether the replica that answers can steer it.
+    pub known_here: bool,
+    /// The versions whose sagas can be brought to this one, as far as the replica knows.
+    pub migrates_from: Vec<i32>,
+}
+
+/// All definitions.
+#[derive(Debug, Serialize)]
+pub struct Definitions {
+    /// By name and version.
+    pub items: Vec<DefinitionView>,
+}
+
+/// What became of an intervention.
+#[derive(Debug, Serialize)]
+pub struct IntervenedView {
+    /// `done`, `repeated` or `dry_run`.
+    pub outcome: &'static str,
+    /// What followed, or would.
+    #[serde(flatten)]
+    pub intervened: Intervened,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgTransaction;
+use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
 /// Locks sagas that ended longer ago than `keep` and claim nothing, the longest ended first.
@@ -46,6 +46,31 @@ pub(super) async fn delete_anomalies(
         .execute(&mut **tx)
         .await?;
     Ok(())
+}
+
+/// Removes what people did to these sagas; whoever asks again under the same key asks anew.
+pub(super) async fn delete_interventions(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from saga.intervention where saga_id = any($1)",
+        sagas
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Removes bulk operations that ended longer ago than `keep`, with their items. Returns how many.
+pub(super) async fn delete_bulks(pool: &PgPool, keep: Duration) -> Result<u64, sqlx::Error> {
+    let gone = sqlx::query!(
+        "delete from saga.bulk where ended_at < clock_timestamp() - make_interval(secs => $1)",
+        keep.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(gone.rows_affected())
 }
 
 /// Removes replies to these sagas that no replica could read while they lived.

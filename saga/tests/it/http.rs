@@ -13,7 +13,7 @@ use tower::ServiceExt;
 use crate::support::*;
 
 async fn get(pool: &PgPool, uri: &str) -> (StatusCode, String, Value) {
-    let router = Router::new().nest("/v1", saga::http::router(pool.clone()));
+    let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
     let request = Request::get(uri).body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
     let status = response.status();

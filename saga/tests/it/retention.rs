@@ -166,6 +166,51 @@ async fn a_time_to_keep_that_is_none_is_refused() {
 }
 
 #[tokio::test]
+async fn what_people_did_goes_with_its_saga_and_a_bulk_operation_with_its_end() {
+    let pool = database("retention").await;
+    let saga = ended(&pool).await;
+    sqlx::query(
+        "insert into saga.intervention values ($1, 'k', 'h', 'cancel', 'ann', 'why', '{}')",
+    )
+    .bind(saga)
+    .execute(&pool)
+    .await
+    .unwrap();
+    for (key, status, ended) in [
+        ("old", "done", Some("40 days")),
+        ("new", "done", Some("20 days")),
+        ("open", "running", None),
+    ] {
+        sqlx::query(
+            "with bulk as (
+                 insert into saga.bulk (id, idempotency_key, request_hash, what, operation, selection,
+                                        actor, reason, allow_changed, per_second, status, ended_at)
+                 values (gen_random_uuid(), $1, 'h', '{}', 'pause', '{}', 'ann', 'why', false, 1, $2,
+                         now() - $3::interval) returning id)
+             insert into saga.bulk_item (bulk_id, position, saga_id, expected_seq)
+             select id, 1, $4, 1 from bulk",
+        )
+        .bind(key)
+        .bind(status)
+        .bind(ended)
+        .bind(saga)
+        .execute(&pool)
+        .await
+        .unwrap();
+    }
+    ended_days_ago(&pool, saga, 40).await.unwrap();
+    assert_eq!(retention(&pool).run_once().await.unwrap(), 1);
+    assert_eq!(count(&pool, "saga.intervention").await, 0);
+    assert_eq!(retention(&pool).run_once().await.unwrap(), 0);
+    let keys: Vec<String> = sqlx::query_scalar("select idempotency_key from saga.bulk order by 1")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    assert_eq!(keys, ["new", "open"]);
+    assert_eq!(count(&pool, "saga.bulk_item").await, 2);
+}
+
+#[tokio::test]
 async fn every_table_with_rows_of_a_saga_is_known_to_retention() {
     let pool = database("retention").await;
     let tables: Vec<String> = sqlx::query_scalar(
@@ -175,11 +220,14 @@ async fn every_table_with_rows_of_a_saga_is_known_to_retention() {
     .fetch_all(&pool)
     .await
     .unwrap();
-    // The barrier is a participant's, with a retention of its own; a saga with a claim stays.
+    // The barrier is a participant's, with a retention of its own; a saga with a claim stays; a bulk
+    // operation goes with its own end.
     let known = [
         "anomaly",
         "barrier",
+        "bulk_item",
         "event",
+        "intervention",
         "lock_claim",
         "pending",
         "timer",

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use saga::{
     Phase,
+    http::AnomalyKind,
     instance::{Status, WaitingFor},
+    intervention::OperationName,
     locks::ClaimState,
+    operator::bulk::{BulkStatus, ItemResult},
     participant::State,
     wire::Outcome,
 };
@@ -46,6 +49,22 @@ async fn the_database_knows_the_same_words_as_the_program() {
         words(Phase::ALL)
     );
     assert_eq!(
+        allowed(&pool, "intervention_operation_known").await,
+        words(OperationName::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "bulk_status_known").await,
+        words(BulkStatus::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "bulk_item_result_known").await,
+        words(ItemResult::ALL)
+    );
+    assert_eq!(
+        allowed(&pool, "anomaly_kind_known").await,
+        words(AnomalyKind::ALL)
+    );
+    assert_eq!(
         allowed(&pool, "lock_claim_state_known").await,
         words(ClaimState::ALL)
     );
@@ -62,5 +81,5 @@ async fn the_database_knows_the_same_words_as_the_program() {
 async fn migrating_again_changes_nothing_and_the_schema_keeps_its_own_account() {
     let pool = database("migrate").await;
     saga::migrate(&pool).await.unwrap();
-    assert_eq!(count(&pool, "saga._sqlx_migrations").await, 3);
+    assert_eq!(count(&pool, "saga._sqlx_migrations").await, 4);
 }

@@ -1,0 +1,122 @@
+//! `/bulk-operations`: one intervention for many sagas.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header::LOCATION},
+    response::{IntoResponse, Response},
+};
+use sqlx::PgPool;
+
+use crate::{
+    http::{
+        body::{Fields, RawBody, idempotency_key},
+        house::{House, RawId, RawQuery, in_task, keep},
+        operations::missing_key,
+        problem::Problem,
+        query::{ItemsQuery, Pairs, dry_run, saga_id},
+        view::After,
+    },
+    operator::bulk::{self, Bulk, BulkRequest, Created, Item},
+    table::BEGIN,
+};
+
+/// How many of them are listed.
+const SHOWN: i64 = 100;
+/// How many sagas a second, unless said.
+const PER_SECOND: i32 = 10;
+
+pub(crate) async fn create(
+    State(house): State<House>,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: RawBody,
+) -> Result<Response, Problem> {
+    let dry_run = dry_run(Pairs::new(query)?)?;
+    let idempotency_key = idempotency_key(&headers)?;
+    if idempotency_key.is_none() && !dry_run {
+        return Err(missing_key());
+    }
+    let mut fields = Fields::parse(&headers, body)?;
+    let request = BulkRequest {
+        what: fields.what()?,
+        selection: fields.selection()?,
+        actor: fields.text("actor")?,
+        reason: fields.text("reason")?,
+        per_second: fields.number("per_second")?.unwrap_or(PER_SECOND),
+        allow_changed: fields.yes_or_no("allow_changed")?,
+        expected_count: fields.number("expected_count")?,
+        idempotency_key: idempotency_key.unwrap_or_default(),
+    };
+    fields.nothing_left()?;
+    in_task(async move {
+        if dry_run {
+            let expected = bulk::expect(&house.pool, &house.coordinator, &request).await?;
+            return Ok(Json(expected).into_response());
+        }
+        let mut tx = house.pool.begin_with(BEGIN).await?;
+        let (Created::First(bulk) | Created::Again(bulk)) = bulk::create(&mut tx, &request).await?;
+        tx.commit().await?;
+        let location = [(LOCATION, format!("/v1/bulk-operations/{}", bulk.id))];
+        Ok((StatusCode::ACCEPTED, location, Json(bulk)).into_response())
+    })
+    .await
+}
+
+pub(crate) async fn list(
+    State(pool): State<PgPool>,
+    query: RawQuery,
+) -> Result<Json<After<Bulk, ()>>, Problem> {
+    Pairs::new(query)?.nothing_left()?;
+    let items = bulk::list(&pool, SHOWN).await?;
+    let next_after = None;
+    Ok(Json(After { items, next_after }))
+}
+
+pub(crate) async fn show(
+    State(pool): State<PgPool>,
+    id: RawId,
+    query: RawQuery,
+) -> Result<Json<Bulk>, Problem> {
+    Pairs::new(query)?.nothing_left()?;
+    let bulk = bulk::show(&pool, saga_id(id)?).await?;
+    bulk.map(Json).ok_or(Problem::UnknownBulk)
+}
+
+pub(crate) async fn items(
+    State(pool): State<PgPool>,
+    id: RawId,
+    query: RawQuery,
+) -> Result<Json<After<Item, i32>>, Problem> {
+    let id = saga_id(id)?;
+    let query = ItemsQuery::parse(Pairs::new(query)?)?;
+    let limit = query.limit + 1;
+    let mut items = bulk::items(&pool, id, query.result, query.after, limit).await?;
+    if items.is_empty() && bulk::show(&pool, id).await?.is_none() {
+        return Err(Problem::UnknownBulk);
+    }
+    let more = keep(&mut items, query.limit);
+    let next_after = items.last().filter(|_| more).map(|item| item.position);
+    Ok(Json(After { items, next_after }))
+}
+
+pub(crate) async fn cancel(
+    State(house): State<House>,
+    id: RawId,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: RawBody,
+) -> Result<Json<Bulk>, Problem> {
+    let id = saga_id(id)?;
+    Pairs::new(query)?.nothing_left()?;
+    let mut fields = Fields::parse(&headers, body)?;
+    let (actor, reason) = (fields.text("actor")?, fields.text("reason")?);
+    fields.nothing_left()?;
+    in_task(async move {
+        let mut tx = house.pool.begin_with(BEGIN).await?;
+        let bulk = bulk::cancel(&mut tx, id, &actor, &reason).await?;
+        tx.commit().await?;
+        Ok(Json(bulk))
+    })
+    .await
+}

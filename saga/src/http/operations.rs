@@ -1,0 +1,87 @@
+//! `POST /sagas/{id}/operations`: what a person wants of one saga.
+
+use axum::{Json, extract::State, http::HeaderMap, response::IntoResponse};
+
+use crate::{
+    Error,
+    http::{
+        body::{Fields, RawBody, idempotency_key, if_match},
+        house::{House, RawId, RawQuery, etag, in_task},
+        problem::{IDEMPOTENCY_KEY, Problem},
+        query::{Pairs, dry_run, saga_id},
+        view::IntervenedView,
+    },
+    operator::{self, Outcome, Request},
+    table::BEGIN,
+};
+
+pub(crate) async fn intervene(
+    State(house): State<House>,
+    id: RawId,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: RawBody,
+) -> Result<impl IntoResponse, Problem> {
+    let id = saga_id(id)?;
+    let dry_run = dry_run(Pairs::new(query)?)?;
+    let seen = if_match(&headers)?;
+    let request = request(&headers, body, seen, dry_run)?;
+    let outcome = in_task(async move {
+        let mut tx = house.pool.begin_with(BEGIN).await?;
+        let outcome = operator::intervene(&mut tx, &house.coordinator, id, &request).await?;
+        match outcome {
+            Outcome::DryRun(_) => tx.rollback().await?,
+            Outcome::Done(_) | Outcome::Repeated(_) => tx.commit().await?,
+        }
+        Ok(outcome)
+    });
+    let outcome = outcome.await.map_err(|problem| match problem {
+        Problem::Conflict(detail) if seen.is_some() => Problem::Precondition(detail),
+        problem => problem,
+    })?;
+    let view = IntervenedView {
+        outcome: outcome.as_str(),
+        intervened: outcome.intervened().clone(),
+    };
+    Ok((etag(view.intervened.seq), Json(view)))
+}
+
+fn request(
+    headers: &HeaderMap,
+    body: RawBody,
+    seen: Option<i64>,
+    dry_run: bool,
+) -> Result<Request, Problem> {
+    let idempotency_key = idempotency_key(headers)?;
+    // A question may be asked as often as one likes.
+    if idempotency_key.is_none() && !dry_run {
+        return Err(missing_key());
+    }
+    let mut fields = Fields::parse(headers, body)?;
+    let what = fields.what()?;
+    let expected_seq = fields.number("expected_seq")?;
+    if seen.is_some() && expected_seq.is_some_and(|expected| seen != Some(expected)) {
+        let detail = "says something else than If-Match";
+        return Err(Problem::content("expected_seq", detail));
+    }
+    let request = Request {
+        what,
+        actor: fields.text("actor")?,
+        reason: fields.text("reason")?,
+        expected_seq: seen.or(expected_seq),
+        idempotency_key: idempotency_key.unwrap_or_default(),
+        dry_run,
+    };
+    fields.nothing_left()?;
+    request
+        .check()
+        .map_err(|error: Error| Problem::from(error))?;
+    Ok(request)
+}
+
+pub(crate) fn missing_key() -> Problem {
+    Problem::field(
+        IDEMPOTENCY_KEY,
+        "is missing; name your request, so that sending it again does nothing again",
+    )
+}

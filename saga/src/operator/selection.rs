@@ -1,0 +1,63 @@
+//! Which sagas are meant: the filters of the list, and of whatever is done to many.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+
+use crate::instance::{Status, WaitingFor};
+
+/// Which sagas; every one where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Selection {
+    /// Of that definition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
+    /// Of that version of it, or of any definition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<i32>,
+    /// That stand there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// With that business key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub business_key: Option<String>,
+    /// Whose business keys begin like that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub business_key_prefix: Option<String>,
+    /// With that tag: its name, and its value.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tag")]
+    pub tag: Option<(String, String)>,
+    /// That wait for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitingFor>,
+    /// That have not ended and have not moved for so long.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
+    pub stuck_for: Option<Duration>,
+    /// That started at that moment or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_after: Option<DateTime<Utc>>,
+    /// That started before that moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+impl Selection {
+    /// Whether it selects everything.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// As it is asked for: `name:value`.
+fn tag<S: Serializer>(tag: &Option<(String, String)>, to: S) -> Result<S::Ok, S::Error> {
+    let tag = tag.as_ref().map(|(name, value)| format!("{name}:{value}"));
+    tag.serialize(to)
+}
+
+/// As it is asked for: `600s`.
+fn seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    let seconds = duration.map(|duration| format!("{}s", duration.as_secs()));
+    seconds.serialize(to)
+}

@@ -1,0 +1,115 @@
+//! Every statement about interventions in one saga, and the filters of sagas.
+
+use serde_json::json;
+use sqlx::{PgTransaction, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use crate::{
+    Error,
+    operator::{intervene::Intervened, request::Request, selection::Selection},
+    table::{corrupt, from_json},
+};
+
+/// An intervention that was carried out.
+pub(super) struct Stored {
+    pub(super) request_hash: String,
+    pub(super) intervened: Intervened,
+}
+
+/// The intervention in this saga under this key. The caller holds the saga's lock.
+pub(super) async fn find(
+    tx: &mut PgTransaction<'_>,
+    saga_id: Uuid,
+    idempotency_key: &str,
+) -> Result<Option<Stored>, Error> {
+    let row = sqlx::query!(
+        "select request_hash, result from saga.intervention
+         where saga_id = $1 and idempotency_key = $2",
+        saga_id,
+        idempotency_key
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    let stored = row.map(|row| {
+        Ok(Stored {
+            request_hash: row.request_hash,
+            intervened: from_json(saga_id, row.result)?,
+        })
+    });
+    stored.transpose()
+}
+
+/// Writes down an intervention that was carried out, and what was answered.
+pub(super) async fn insert(
+    tx: &mut PgTransaction<'_>,
+    request: &Request,
+    intervened: &Intervened,
+) -> Result<(), Error> {
+    let saga_id = intervened.saga_id;
+    let result = serde_json::to_value(intervened).map_err(|error| corrupt(saga_id, error))?;
+    sqlx::query!(
+        "insert into saga.intervention
+           (saga_id, idempotency_key, request_hash, operation, actor, reason, result)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        saga_id,
+        request.idempotency_key,
+        request.hash()?,
+        request.what.name().as_str(),
+        request.actor,
+        request.reason,
+        result
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Appends the conditions of a selection to a statement on `saga.instance`, each with its `and`.
+/// Built from the filters that are given, not a checked macro with `$1 is null or …`: a plan for
+/// all of those at once could use no index.
+pub(crate) fn push_selection(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(definition) = &selection.definition {
+        sql.push(" and definition = ").push_bind(definition.clone());
+    }
+    if let Some(version) = selection.version {
+        sql.push(" and version = ").push_bind(version);
+    }
+    if let Some(status) = selection.status {
+        sql.push(" and status = ").push_bind(status.as_str());
+    }
+    if let Some(business_key) = &selection.business_key {
+        sql.push(" and business_key = ")
+            .push_bind(business_key.clone());
+    }
+    if let Some(prefix) = &selection.business_key_prefix {
+        sql.push(" and starts_with(business_key, ")
+            .push_bind(prefix.clone())
+            .push(")");
+    }
+    if let Some((name, value)) = &selection.tag {
+        // The second condition is the index's.
+        sql.push(" and tags @> ")
+            .push_bind(json!({ name: value }))
+            .push(" and tags <> '{}'");
+    }
+    if let Some(waiting_for) = selection.waiting_for {
+        sql.push(" and waiting_for = ")
+            .push_bind(waiting_for.as_str());
+        sql.push(OPEN);
+    }
+    if let Some(stuck_for) = selection.stuck_for {
+        sql.push(" and updated_at <= statement_timestamp() - make_interval(secs => ")
+            .push_bind(stuck_for.as_secs_f64())
+            .push(")");
+        sql.push(OPEN);
+    }
+    if let Some(created_after) = selection.created_after {
+        sql.push(" and created_at >= ").push_bind(created_after);
+    }
+    if let Some(created_before) = selection.created_before {
+        sql.push(" and created_at < ").push_bind(created_before);
+    }
+}
+
+/// Not ended, said so that the index of the statuses can be used: few are open, many have ended.
+pub(crate) const OPEN: &str = " and status in ('running', 'compensating', 'parked')";
