@@ -438,10 +438,21 @@ pub(crate) struct Versions {
     pub(crate) versions: Vec<i32>,
 }
 
+/// Whether any timer is due.
+pub(crate) async fn is_any_due(tx: &mut PgTransaction<'_>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select exists (select from saga.timer where fire_at <= statement_timestamp())
+                  as "any!""#
+    )
+    .fetch_one(&mut **tx)
+    .await
+}
+
 /// Locks and reads up to `limit` sagas of these versions that have a timer due and that nobody
 /// else holds, the longest overdue first. Timers are found without locking them: timer then
 /// instance against instance then timer would deadlock. What is found is twice as much as is
-/// taken, so that a second replica finds what the first leaves.
+/// taken, so that a second replica finds what the first leaves. In two steps, the second by an
+/// array of ids: whatever the statistics say, neither can walk over all sagas.
 pub(crate) async fn lock_due_instances(
     tx: &mut PgTransaction<'_>,
     known: &Versions,
@@ -452,13 +463,16 @@ pub(crate) async fn lock_due_instances(
         r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
                   parked_reason, data, steps, locks, seq, statement_timestamp() as "now!"
            from saga.instance
-           where id in (
+           where id = any (array(
                select timer.saga_id from saga.timer
-               join saga.instance i on i.id = timer.saga_id
+               cross join lateral (
+                   select from saga.instance i
+                   where i.id = timer.saga_id
+                     and (i.definition, i.version) in (
+                         select * from unnest($1::text[], $2::integer[]))
+                   offset 0) as known
                where timer.fire_at <= statement_timestamp()
-                 and (i.definition, i.version) in (
-                     select * from unnest($1::text[], $2::integer[]))
-               order by timer.fire_at limit 2 * $3::bigint)
+               order by timer.fire_at limit 2 * $3::bigint))
            order by id limit $3::bigint for update skip locked"#,
         &known.names,
         &known.versions,

@@ -143,6 +143,9 @@ impl Timers {
     /// what came of it; an error of the database itself is the outer one.
     async fn fire(&self, limit: i64) -> Result<(Vec<Uuid>, Result<usize, Error>), Error> {
         let mut tx = self.pool.begin_with(table::BEGIN).await?;
+        if !table::is_any_due(&mut tx).await? {
+            return Ok((Vec::new(), Ok(0)));
+        }
         let known = self.coordinator.known();
         let loaded = table::lock_due_instances(&mut tx, &known, limit).await?;
         let ids: Vec<Uuid> = loaded.iter().map(|l| l.instance.id).collect();

@@ -6,4 +6,5 @@ mod credit;
 mod finishing;
 mod placing;
 mod room;
+mod saga_alone;
 mod starting;

@@ -49,6 +49,9 @@ pub(crate) async fn keep(tx: &mut PgTransaction<'_>, replies: &[Waiting]) -> Res
 /// When the database does not answer.
 pub(crate) async fn take_up(coordinator: &Coordinator, pool: &PgPool) -> Result<usize, Error> {
     let mut tx = pool.begin_with(sagas::BEGIN).await?;
+    if !table::any(&mut tx).await? {
+        return Ok(0);
+    }
     let ids: Vec<Uuid> = table::sagas(&mut tx, &coordinator.known(), BATCH).await?;
     // Each is taken up by itself: they are few, and come with a deploy.
     tx.rollback().await?;

@@ -44,7 +44,15 @@ pub(super) async fn keep(
     Ok(())
 }
 
-/// Sagas of these versions with replies waiting, at most `limit`.
+/// Whether there are replies at all: nearly always there are none, and asking for that costs a
+/// look at an empty table.
+pub(super) async fn any(tx: &mut PgTransaction<'_>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"select exists (select from saga.pending) as "any!""#)
+        .fetch_one(&mut **tx)
+        .await
+}
+
+/// Sagas of these versions with replies waiting, at most `limit`, that nobody else holds.
 pub(super) async fn sagas(
     tx: &mut PgTransaction<'_>,
     known: &Versions,
@@ -52,7 +60,7 @@ pub(super) async fn sagas(
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "select i.id from saga.instance i
-         where i.id in (select saga_id from saga.pending)
+         where i.id = any (array(select distinct saga_id from saga.pending))
            and (i.definition, i.version) in (select * from unnest($1::text[], $2::integer[]))
          order by i.id limit $3
          for update skip locked",

@@ -1,0 +1,8 @@
+//! The kit, tried itself: a sound saga passes all of it, and everything broken fails.
+
+mod absorb;
+mod broken;
+mod sagas;
+mod scripts;
+mod sound;
+mod worlds;
