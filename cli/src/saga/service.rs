@@ -77,11 +77,12 @@ impl Service {
         let mut url = self.url.clone();
         match url.path_segments_mut() {
             Ok(mut segments) => segments.pop_if_empty().push("v1").extend(path),
-            Err(()) => bail!("{url} is no place of a service; check --url"),
+            Err(()) => bail!("{} is no place of a service; check --url", self.url),
         };
         for (name, value) in query {
-            let value = value.into_iter();
-            value.for_each(|value| drop(url.query_pairs_mut().append_pair(name, &value)));
+            if let Some(value) = value {
+                url.query_pairs_mut().append_pair(name, &value);
+            }
         }
         Ok(url)
     }

@@ -69,11 +69,10 @@ impl Service {
     }
 
     async fn start(&self) -> Uuid {
-        let id = Uuid::now_v7();
+        let (id, data) = (Uuid::now_v7(), json!({}));
+        let key = id.to_string();
         let mut tx = self.room.pool.begin().await.unwrap();
-        let started = self
-            .coordinator
-            .start(&mut tx, id, "trip", &id.to_string(), &json!({}));
+        let started = self.coordinator.start(&mut tx, id, "trip", &key, &data);
         started.await.unwrap();
         tx.commit().await.unwrap();
         id

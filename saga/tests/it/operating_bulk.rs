@@ -309,7 +309,8 @@ async fn many_workers_keep_to_one_throttle_and_do_each_saga_once() {
     .unwrap();
     assert!(crowded <= 2 * 20 + 1, "{crowded} in a second");
     let took: f64 = sqlx::query_scalar(
-        "select extract(epoch from max(done_at) - min(done_at))::float8 from saga.bulk_item",
+        "select extract(epoch from max(i.done_at) - min(b.created_at))::float8
+         from saga.bulk b join saga.bulk_item i on i.bulk_id = b.id",
     )
     .fetch_one(&pool)
     .await
