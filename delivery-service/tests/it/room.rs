@@ -40,7 +40,9 @@ impl Room {
     pub(crate) async fn deliver(&self, command: &Received) -> Result<Option<Answer>, Error> {
         let before = self.count("outbox.log").await;
         let mut tx = self.pool.begin().await?;
-        self.participant.handle(&mut tx, command).await?;
+        self.participant
+            .prepare(&mut tx, std::slice::from_ref(command))
+            .await?;
         tx.commit().await?;
         if self.count("outbox.log").await == before {
             return Ok(None);

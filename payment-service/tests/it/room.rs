@@ -52,7 +52,9 @@ impl Room {
     pub(crate) async fn deliver(&self, command: &Received) -> Result<Option<Answer>, Error> {
         let before = self.count("outbox.log").await;
         let mut tx = self.pool.begin().await?;
-        self.participant.handle(&mut tx, command).await?;
+        self.participant
+            .prepare(&mut tx, std::slice::from_ref(command))
+            .await?;
         tx.commit().await?;
         if self.count("outbox.log").await == before {
             return Ok(None);
@@ -76,7 +78,10 @@ impl Room {
     /// another message of its batch is sick.
     pub(crate) async fn die_after(&self, command: &Received) {
         let mut tx = self.pool.begin().await.expect("a transaction");
-        let handled = self.participant.handle(&mut tx, command).await;
+        let handled = self
+            .participant
+            .prepare(&mut tx, std::slice::from_ref(command))
+            .await;
         handled.expect("no error");
         tx.rollback().await.expect("rolled back");
     }

@@ -13,6 +13,7 @@
 //! | `GET /sagas/count` | the filters below; `group_by` `status` (unless said), `definition` or `waiting_for`; looks at each saga that is selected |
 //! | `GET /sagas/{id}` | status, reason, each step and until when it waits, `allowed_operations` with why not; `ETag` |
 //! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said) |
+//! | `GET /sagas/{id}/graph` | the definition with the way the saga has taken; `format` `mermaid` (unless said) or `svg` |
 //! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `actor`, `reason`, `expected_seq`; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
 //! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
 //! | `GET /definitions` | every version with its open and ended sagas; looks at each saga |
@@ -39,12 +40,13 @@ mod body;
 mod house;
 
 mod bulk;
+mod graph;
 mod locks;
 mod operations;
 mod routes;
 
 pub use locks::Locks;
-pub use query::{AnomalyKind, GroupBy};
+pub use query::{AnomalyKind, GraphFormat, GroupBy};
 pub use routes::router;
 pub use view::{
     After, AnomalyView, Count, DefinitionView, Definitions, Events, Group, IntervenedView, List,

@@ -214,6 +214,30 @@ impl EventsQuery {
     }
 }
 
+words! {
+    /// How a definition is drawn.
+    pub enum GraphFormat {
+        /// Text that mermaid draws.
+        Mermaid = "mermaid",
+        /// A picture that needs nothing else.
+        Svg = "svg",
+    }
+}
+
+/// What `GET /sagas/{id}/graph` asks for.
+pub(crate) struct GraphQuery {
+    pub(crate) format: GraphFormat,
+}
+
+impl GraphQuery {
+    pub(crate) fn parse(mut pairs: Pairs) -> Result<Self, Problem> {
+        let format = pairs.take_parsed("format", |word| word.parse().map_err(display))?;
+        pairs.nothing_left()?;
+        let format = format.unwrap_or(GraphFormat::Mermaid);
+        Ok(Self { format })
+    }
+}
+
 /// A place in the list: the last saga of a page. Opaque outside: sixteen digits of microseconds,
 /// then the id, in hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

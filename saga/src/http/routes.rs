@@ -12,6 +12,7 @@ use crate::{
     Coordinator,
     http::{
         bulk,
+        graph::graph,
         house::{House, RawId, RawQuery, etag, keep},
         locks::locks,
         operations,
@@ -32,6 +33,7 @@ pub fn router(pool: PgPool, coordinator: Coordinator) -> Router {
         .route("/sagas/count", get(count))
         .route("/sagas/{id}", get(show))
         .route("/sagas/{id}/events", get(events))
+        .route("/sagas/{id}/graph", get(graph))
         .route("/sagas/{id}/operations", post(operations::intervene))
         .route("/anomalies", get(anomalies))
         .route("/definitions", get(definitions))

@@ -210,7 +210,7 @@ async fn a_compensation_waits_for_an_action_under_way_and_then_undoes_it() {
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
     participant()
-        .handle(&mut under_way, &forwards)
+        .prepare(&mut under_way, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     let undo = command(&undoing(&action), "");
@@ -233,7 +233,7 @@ async fn a_compensation_that_waited_for_an_action_rolled_back_finds_nothing() {
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
     participant()
-        .handle(&mut under_way, &forwards)
+        .prepare(&mut under_way, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     let undo = command(&undoing(&action), "");
@@ -256,7 +256,10 @@ async fn an_action_waits_for_a_compensation_under_way_and_then_stays_away() {
     let action = action();
     let mut under_way = pool.begin().await.unwrap();
     let undo = command(&undoing(&action), "");
-    participant().handle(&mut under_way, &undo).await.unwrap();
+    participant()
+        .prepare(&mut under_way, std::slice::from_ref(&undo))
+        .await
+        .unwrap();
     let forwards = command(&action, "");
     let other = pool.clone();
     let late = tokio::spawn(async move { deliver(&other, &participant(), &forwards).await });

@@ -107,7 +107,7 @@ async fn a_crash_between_effect_and_answer_is_found_by_the_probe() {
     let mut dying = pool.begin().await.unwrap();
     outside
         .participant(&pool)
-        .handle(&mut dying, &forwards)
+        .prepare(&mut dying, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     dying.rollback().await.unwrap();
@@ -302,7 +302,10 @@ async fn compensation_and_action_of_one_batch_do_not_wait_for_each_other() {
         probe(&twice),
     ] {
         let participant = outside.participant(&pool);
-        participant.handle(&mut batch, &message).await.unwrap();
+        participant
+            .prepare(&mut batch, std::slice::from_ref(&message))
+            .await
+            .unwrap();
     }
     batch.commit().await.unwrap();
     let expected = [

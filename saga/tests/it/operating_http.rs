@@ -275,6 +275,36 @@ async fn a_wrong_request_names_its_field() {
 }
 
 #[tokio::test]
+async fn a_sagas_way_is_drawn_as_mermaid_and_as_svg() {
+    let pool = database("graph").await;
+    let saga = start(&coordinator(), &pool, &Trip::default()).await;
+    let drawn = async |query: &str| {
+        let uri = format!("/v1/sagas/{}/graph{query}", saga.id);
+        let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
+        let request = Request::get(uri).body(Body::empty()).unwrap();
+        let (head, body) = router.oneshot(request).await.unwrap().into_parts();
+        let body = to_bytes(body, 1_000_000).await.unwrap();
+        let kind = head.headers[header::CONTENT_TYPE]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        (head.status, kind, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (status, kind, text) = drawn("").await;
+    assert_eq!(
+        (status, kind.as_str()),
+        (StatusCode::OK, "text/vnd.mermaid; charset=utf-8")
+    );
+    assert!(text.contains("[\"hold\"]:::active"), "{text}");
+    let (status, kind, picture) = drawn("?format=svg").await;
+    assert_eq!((status, kind.as_str()), (StatusCode::OK, "image/svg+xml"));
+    assert!(picture.contains("class=\"step active\""), "{picture}");
+    assert_eq!(drawn("?format=png").await.0, StatusCode::BAD_REQUEST);
+    let nobody = get(&pool, &format!("/v1/sagas/{}/graph", Uuid::now_v7())).await;
+    assert_eq!(nobody.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn the_list_is_filtered_by_what_sagas_wait_for_how_long_and_whose_they_are() {
     let pool = database("filters").await;
     let old = start(&coordinator(), &pool, &Trip::default()).await.id;
