@@ -7,8 +7,8 @@
 //! promised: that anything decided is done; that is the coordinator's transaction. If we die here,
 //! nothing happened.
 //!
-//! Each decision has two halves. First what happened is recorded: [`turn`] for replies and timers,
-//! [`intervene`] for people. Then [`advance`] looks at where the saga stands now and says what
+//! Each decision has two halves. First what happened is recorded: `turn` for replies and timers,
+//! `intervene` for people. Then `advance` looks at where the saga stands now and says what
 //! comes next; so nothing needs to know where it came from.
 
 mod advance;

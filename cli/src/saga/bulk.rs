@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Does something to each saga that is selected and has not ended.
-    Start(StartArguments),
+    Start(Box<StartArguments>),
     /// The newest bulk operations.
     Ls(ListArguments),
     /// How far one is.
@@ -133,7 +133,7 @@ const PLACE: &str = "bulk-operations";
 
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Start(arguments) => start(arguments).await,
+        Command::Start(arguments) => start(*arguments).await,
         Command::Ls(arguments) => list(arguments).await,
         Command::Show(arguments) => {
             let service = arguments.common.service()?;

@@ -231,7 +231,7 @@ pub(crate) struct GraphQuery {
 
 impl GraphQuery {
     pub(crate) fn parse(mut pairs: Pairs) -> Result<Self, Problem> {
-        let format = pairs.take_parsed("format", |word| word.parse().map_err(display))?;
+        let format = pairs.take_parsed("format", word)?;
         pairs.nothing_left()?;
         let format = format.unwrap_or(GraphFormat::Mermaid);
         Ok(Self { format })
