@@ -88,7 +88,8 @@ async fn authorizing_and_releasing_conforms() {
         .refused(|saga| authorize(saga, "pm_card_declined"))
         .compensation(|saga| request(&ReleasePayment { order_id: saga }))
         .effects(move |saga| holds(pool.clone(), saga));
-    let options = Options::default();
+    // The card gateway may have been told to forget it before it was asked to hold money.
+    let options = Options::default().calls_off(true);
     let report = conformance::run(&*broker, &subject, &options).await;
     let report = report.expect("a report");
 

@@ -68,7 +68,8 @@ async fn a_probe_waits_for_an_action_under_way() {
     let action = action();
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
-    outbox::Handler::handle(&participant(), &mut under_way, &forwards)
+    let batch = std::slice::from_ref(&forwards);
+    outbox::Handler::prepare(&participant(), &mut under_way, batch)
         .await
         .unwrap();
     let (other, question) = (pool.clone(), probe(&action));

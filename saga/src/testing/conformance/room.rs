@@ -81,7 +81,7 @@ impl Room<'_> {
 
 /// A saga and its first round's commands.
 pub(crate) struct Saga<'a> {
-    room: &'a Room<'a>,
+    pub(crate) room: &'a Room<'a>,
     pub(crate) id: Uuid,
     pub(crate) action: Draft,
     pub(crate) refused: Draft,

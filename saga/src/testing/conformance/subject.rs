@@ -162,6 +162,7 @@ pub struct Options {
     pub(crate) sagas: usize,
     pub(crate) seed: u64,
     pub(crate) probe: bool,
+    pub(crate) calls_off: bool,
 }
 
 impl Default for Options {
@@ -172,6 +173,7 @@ impl Default for Options {
             // A UUIDv7's lower half is drawn at random.
             seed: Uuid::now_v7().as_u64_pair().1,
             probe: true,
+            calls_off: false,
         }
     }
 }
@@ -204,6 +206,15 @@ impl Options {
     #[must_use]
     pub fn probe(mut self, probe: bool) -> Self {
         self.probe = probe;
+        self
+    }
+
+    /// Whether the effect is outside of the participant's database, and may be called off there
+    /// before it began; by default no. Then an action that raced its compensation or a question may
+    /// also have been refused, if nothing of it was ever done.
+    #[must_use]
+    pub fn calls_off(mut self, calls_off: bool) -> Self {
+        self.calls_off = calls_off;
         self
     }
 }

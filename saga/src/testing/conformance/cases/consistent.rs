@@ -21,7 +21,8 @@ pub(crate) struct Asked {
 pub(crate) async fn consistent(saga: &Saga<'_>, asked: Asked) -> Tried {
     let forth = outcome(saga, &saga.action, asked.actions + asked.probes).await?;
     let back = outcome(saga, &saga.compensation, asked.compensations).await?;
-    if !fits(asked, forth, back) {
+    let called_off = saga.room.options.calls_off && called_off(asked, forth, back);
+    if !called_off && !fits(asked, forth, back) {
         let expected = "`succeeded` with `compensated`, or `tombstoned` with `null_compensated`";
         return Err(deviates(expected, saga.told().await?));
     }
@@ -50,6 +51,14 @@ fn fits(asked: Asked, forth: Option<Outcome>, back: Option<Outcome>) -> bool {
         (Some(Outcome::Tombstoned), Some(Outcome::NullCompensated)) => true,
         _ => false,
     }
+}
+
+/// Refused, because somebody who does not want it any more was faster outside.
+fn called_off(asked: Asked, forth: Option<Outcome>, back: Option<Outcome>) -> bool {
+    let unwanted = asked.probes > 0 || asked.compensations > 0;
+    forth == Some(Outcome::Failed)
+        && unwanted
+        && matches!(back, None | Some(Outcome::NullCompensated))
 }
 
 #[cfg(test)]
@@ -83,5 +92,23 @@ mod tests {
         assert!(fits(asked(1, 1), Some(Tombstoned), None));
         assert!(!fits(asked(1, 0), Some(Tombstoned), None));
         assert!(!fits(asked(0, 0), None, Some(Compensated)));
+    }
+
+    #[test]
+    fn only_what_somebody_did_not_want_is_called_off() {
+        let asked = |probes, compensations| Asked {
+            actions: 1,
+            probes,
+            compensations,
+        };
+        assert!(called_off(asked(0, 1), Some(Failed), Some(NullCompensated)));
+        assert!(called_off(asked(1, 0), Some(Failed), None));
+        assert!(!called_off(asked(0, 0), Some(Failed), None));
+        assert!(!called_off(asked(0, 1), Some(Failed), Some(Compensated)));
+        assert!(!called_off(
+            asked(0, 1),
+            Some(Tombstoned),
+            Some(Compensated)
+        ));
     }
 }
