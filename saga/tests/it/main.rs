@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod barrier;
+mod batches;
 mod conformance;
 mod coordinator;
 mod external;
