@@ -614,6 +614,15 @@ fn a_migration_that_would_forget_reorder_or_reinterpret_is_refused() {
         .compensatable(undoable("a"));
     let before = plan_of(before.pivot(step("p")));
     assert!(why(before, &begun()).contains("its place in the order has passed"));
+    let both = begin()
+        .compensatable(undoable("a"))
+        .compensatable(undoable("b"));
+    let both = story(both.pivot(step("p"))).succeeds("a");
+    let swapped = second_version()
+        .compensatable(undoable("b"))
+        .compensatable(undoable("a"));
+    let swapped = plan_of(swapped.pivot(step("p")));
+    assert!(why(swapped, &both).contains("in the target it is earlier"));
     let stranger = Definition::builder("letters", 3).compensatable(undoable("a"));
     let stranger = plan_of(stranger.pivot(step("p")));
     assert!(why(stranger, &begun()).contains("has no migration from version 1"));
