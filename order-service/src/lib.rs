@@ -48,6 +48,9 @@ pub const NAME: &str = "order-service";
 /// The consumer of replies to sagas.
 const SAGAS: &str = "order-service.sagas";
 
+/// Connections for replies: a partition uses one at a time; more partitions than these take turns.
+const REPLIES_CONNECTIONS: u32 = 8;
+
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Runs the service until the process should end or a part of it fails.
@@ -128,7 +131,12 @@ async fn steer(
     {
         return Ok(());
     }
-    coordinator.register(&pool).await?;
+    let registered = service::patiently(shutdown, "the saga could not be registered", || async {
+        Ok(coordinator.register(&pool).await?)
+    });
+    if registered.await?.is_none() {
+        return Ok(());
+    }
     // A connection of their own: a crowd of requests must not hold up every saga's time.
     let own = database::pool(&settings.database_url, 1, "order-service timers");
     let timers = coordinator.timers(own).run(shutdown.clone());
@@ -142,8 +150,14 @@ async fn steer(
     let retention = Retention::new(own.clone(), config.saga_retention)?;
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
+    // Nor must that crowd hold up what sagas are answered.
+    let own = database::pool(
+        &settings.database_url,
+        REPLIES_CONNECTIONS,
+        "order-service replies",
+    );
     let replies = coordinator.replies();
-    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], pool, broker, replies);
+    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker, replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {
         on_poison: OnPoison::SkipMessage,

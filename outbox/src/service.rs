@@ -13,8 +13,8 @@ use chassis::{
 };
 use serde_json::json;
 use sqlx::{
-    PgPool,
-    migrate::{Migrate, Migration, Migrator},
+    Connection, PgConnection, PgPool,
+    migrate::{Migrate, MigrateError, Migration, Migrator},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,8 @@ use crate::{
     outgoing, telemetry,
 };
 
-/// How long to wait before the broker is asked again: at first, and at most.
-const BROKER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// How long to wait before something is tried again: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// What readiness looks at: the database, the broker, and whether somebody relays our messages.
 #[must_use]
@@ -77,32 +77,47 @@ pub async fn prepare(
     if settings.migrate {
         started.wait_for("migrations");
         migrate.await?;
-    } else if !is_migrated(pool, schemas).await {
-        let message = "the database's schema is missing or outdated: start once with --migrate";
-        return Err(Error::permanent(message));
+    } else if !check_schema(pool, schemas, shutdown).await? {
+        return Ok(false);
     }
     started.wait_for("the broker");
-    let mut pause = BROKER_PAUSE.0;
+    let declared = patiently(shutdown, "the topics could not be declared", || {
+        outgoing::declare(pool, &**broker, topics)
+    });
+    Ok(declared.await?.is_some())
+}
+
+/// Does something that a start needs, again and again while only the database or the broker stand in
+/// its way: away, busy, out of connections. None if the process should end before it is done.
+///
+/// # Errors
+///
+/// What no waiting heals.
+pub async fn patiently<T, Attempt>(
+    shutdown: &CancellationToken,
+    complaint: &str,
+    mut attempt: impl FnMut() -> Attempt,
+) -> Result<Option<T>, Error>
+where
+    Attempt: Future<Output = Result<T, Error>>,
+{
+    let mut pause = PAUSE.0;
     loop {
-        let declaring = outgoing::declare(pool, &**broker, topics);
-        match shutdown.run_until_cancelled(declaring).await {
-            None => return Ok(false),
-            Some(Ok(())) => break,
+        match shutdown.run_until_cancelled(attempt()).await {
+            None => return Ok(None),
+            Some(Ok(done)) => return Ok(Some(done)),
             Some(Err(error)) if !error.is_transient() => return Err(error),
-            Some(Err(error @ Error::Database(_))) => {
-                tracing::warn!(%error, retry_in = ?pause, "the topics could not be noted");
-            }
-            Some(Err(error)) => {
+            Some(Err(error @ Error::Broker(_))) => {
                 tracing::warn!(%error, retry_in = ?pause, "the broker is unreachable");
             }
+            Some(Err(error)) => tracing::warn!(%error, retry_in = ?pause, "{complaint}"),
         }
         let waited = shutdown.run_until_cancelled(tokio::time::sleep(pause));
         if waited.await.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
-        pause = (pause * 2).min(BROKER_PAUSE.1);
+        pause = (pause * 2).min(PAUSE.1);
     }
-    Ok(true)
 }
 
 /// Runs a consumer until the shutdown, and opens the gate when it has joined its group: a service
@@ -126,20 +141,56 @@ pub async fn consume<H: Handler>(
     running.await
 }
 
-/// Whether every migration of these schemas is applied. Where that cannot be read it is not: the
-/// database answered a moment ago.
-pub async fn is_migrated(pool: &PgPool, schemas: &[&Migrator]) -> bool {
-    let Ok(mut connection) = pool.acquire().await else {
-        return false;
-    };
+/// Makes sure that every migration of these schemas is applied. False if the process should end
+/// before that is known.
+///
+/// # Errors
+///
+/// [`Error::Permanent`] when one is not.
+pub async fn check_schema(
+    pool: &PgPool,
+    schemas: &[&Migrator],
+    shutdown: &CancellationToken,
+) -> Result<bool, Error> {
+    let applied = patiently(shutdown, "the schema could not be looked at", || {
+        is_migrated(pool, schemas)
+    });
+    match applied.await? {
+        None => Ok(false),
+        Some(true) => Ok(true),
+        Some(false) => {
+            let message = "the database's schema is missing or outdated: start once with --migrate";
+            Err(Error::permanent(message))
+        }
+    }
+}
+
+/// On a connection of its own: requests that wait for the pool of a service which is not ready say
+/// nothing about its schema.
+async fn is_migrated(pool: &PgPool, schemas: &[&Migrator]) -> Result<bool, Error> {
+    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
+    let migrated = are_applied(&mut connection, schemas).await;
+    // Whether the goodbye arrives does not matter.
+    let _ = connection.close().await;
+    migrated
+}
+
+/// A table that is not there is no error.
+async fn are_applied(connection: &mut PgConnection, schemas: &[&Migrator]) -> Result<bool, Error> {
     for schema in schemas {
         let applied = connection.list_applied_migrations(&schema.table_name).await;
-        let Ok(applied) = applied else { return false };
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err(MigrateError::Execute(error)) if database::is_outage(&error) => {
+                return Err(error.into());
+            }
+            Err(_) => return Ok(false),
+        };
         let is_applied =
             |needed: &Migration| applied.iter().any(|done| done.version == needed.version);
         if !schema.iter().all(is_applied) {
-            return false;
+            return Ok(false);
         }
     }
-    true
+    Ok(true)
 }

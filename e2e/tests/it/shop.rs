@@ -181,6 +181,7 @@ pub(crate) struct Page<T> {
 }
 
 /// Asks the shop.
+#[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     pub(crate) orders: String,
@@ -295,6 +296,14 @@ impl Client {
             "a gap in {events:?}"
         );
         events
+    }
+
+    /// Asks for an operation on a saga, each time anew.
+    pub(crate) async fn operate(&self, saga: Uuid, body: &Value) -> Response {
+        let url = format!("{}/v1/sagas/{saga}/operations", self.orders);
+        let request = self.http.post(url).json(body);
+        let request = request.header("Idempotency-Key", Uuid::now_v7().to_string());
+        request.send().await.expect("an answer")
     }
 
     pub(crate) async fn payments_of(&self, order: Uuid) -> Vec<Payment> {

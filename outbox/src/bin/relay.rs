@@ -127,9 +127,8 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
         }
         if settings.migrate {
             outbox::migrate(&pool).await?;
-        } else if !service::is_migrated(&pool, &[&outbox::MIGRATOR]).await {
-            let outdated = "the outbox schema is missing or outdated: start once with --migrate";
-            return Err(outbox::Error::permanent(outdated));
+        } else if !service::check_schema(&pool, &[&outbox::MIGRATOR], &shutdown).await? {
+            return Ok(());
         }
         relay.run(shutdown).await
     });
