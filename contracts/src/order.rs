@@ -44,6 +44,16 @@ pub struct OrderRejected {
     pub reason: String,
 }
 
+/// A person gave up its saga. What was done of it may not have been undone: money may be held, a place
+/// may be taken, and a person sees to that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderAbandoned {
+    /// Which order.
+    pub order_id: Uuid,
+    /// Who placed it.
+    pub customer_id: Uuid,
+}
+
 impl Payload for OrderPlaced {
     const KIND: &'static str = "order.placed.v1";
 }
@@ -54,4 +64,8 @@ impl Payload for OrderConfirmed {
 
 impl Payload for OrderRejected {
     const KIND: &'static str = "order.rejected.v1";
+}
+
+impl Payload for OrderAbandoned {
+    const KIND: &'static str = "order.abandoned.v1";
 }

@@ -26,7 +26,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{incoming, service};
+use outbox::{Batched, incoming, service};
 use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -115,7 +115,7 @@ async fn consume(
         &[topic::DELIVERY_COMMANDS],
         pool.clone(),
         broker,
-        participant(),
+        Batched(participant()),
     )
     .with(batches);
     let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());

@@ -18,7 +18,7 @@ create table notifications.notification (
     -- The inbox already applies an event once; this holds even after the inbox has forgotten it.
     constraint notification_event_id_key unique (event_id),
     constraint notification_template_check
-        check (template in ('order_placed', 'order_confirmed', 'order_rejected'))
+        check (template in ('order_placed', 'order_confirmed', 'order_rejected', 'order_abandoned'))
 );
 
 -- What an order's customer was told, in order: ids are time-ordered (UUIDv7).

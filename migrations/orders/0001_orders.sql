@@ -17,7 +17,7 @@ create table orders.orders (
     city            text        not null,
     country         text        not null,
     status          text        not null,
-    -- Why it was rejected, in words for the customer.
+    -- Why it was rejected or abandoned, in words for the customer.
     reason          text,
     -- The saga that fulfils it; started in the transaction that inserts this row.
     saga_id         uuid        not null,
@@ -35,8 +35,9 @@ create table orders.orders (
     constraint orders_total_check check (total > 0),
     constraint orders_currency_check check (currency ~ '^[A-Z]{3}$'),
     -- pending: its saga runs. confirmed: paid and with the carrier. rejected: nothing is left.
-    constraint orders_status_check check (status in ('pending', 'confirmed', 'rejected')),
-    constraint orders_reason_check check ((reason is not null) = (status = 'rejected'))
+    -- abandoned: a person gave it up, whatever is left.
+    constraint orders_status_check check (status in ('pending', 'confirmed', 'rejected', 'abandoned')),
+    constraint orders_reason_check check ((reason is not null) = (status in ('rejected', 'abandoned')))
 ) with (fillfactor = 80); -- updated once, when its saga ends
 
 -- A customer's orders, newest first. The status is filtered on the way: a customer has few orders,

@@ -1,6 +1,6 @@
 //! Choreography: nobody commands this service; it listens to what happened to orders.
 
-use contracts::order::{OrderConfirmed, OrderPlaced, OrderRejected};
+use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
 use outbox::{Error, Handler, Payload, Received};
 use sqlx::PgTransaction;
 
@@ -24,6 +24,7 @@ fn read(message: &Received) -> Result<Letter, Error> {
     match message.kind.as_str() {
         OrderPlaced::KIND => message.decode::<OrderPlaced>().map(Letter::from),
         OrderConfirmed::KIND => message.decode::<OrderConfirmed>().map(Letter::from),
+        OrderAbandoned::KIND => message.decode::<OrderAbandoned>().map(Letter::from),
         OrderRejected::KIND => message.decode::<OrderRejected>().map(Letter::from),
         _ => Err(Error::Decode {
             kind: message.kind.clone(),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use contracts::Money;
-use contracts::order::{OrderConfirmed, OrderPlaced, OrderRejected};
+use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ pub enum Template {
     OrderConfirmed,
     /// It will not come.
     OrderRejected,
+    /// We look into it.
+    OrderAbandoned,
 }
 
 /// What is to be said to whom, before it is recorded.
@@ -80,6 +82,19 @@ impl From<OrderConfirmed> for Letter {
                 day.unwrap_or_default(),
                 tracking.unwrap_or_default(),
             ),
+        }
+    }
+}
+
+impl From<OrderAbandoned> for Letter {
+    fn from(event: OrderAbandoned) -> Self {
+        Self {
+            order_id: event.order_id,
+            customer_id: event.customer_id,
+            template: Template::OrderAbandoned,
+            // Whether money is held is not known here; it must not be denied.
+            text: "Something went wrong with your order. We look into it and will write to you."
+                .to_owned(),
         }
     }
 }

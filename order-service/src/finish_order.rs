@@ -1,13 +1,17 @@
 //! The end of an order, in the transaction that ends its saga.
 
-use contracts::order::{OrderConfirmed, OrderRejected};
+use contracts::order::{OrderAbandoned, OrderConfirmed, OrderRejected};
 use contracts::topic;
 use outbox::{Error, Message};
 use saga::Ended;
 use sqlx::PgTransaction;
 
 use crate::fulfilment::{Fulfilment, reason_for_people};
+use crate::order::Status;
 use crate::table;
+
+/// What an abandoned order's customer reads: why it was given up is the operators' business.
+const ABANDONED: &str = "The order could not be handled automatically; we look into it.";
 
 /// Paid, and with the carrier.
 pub(crate) async fn confirm(
@@ -15,7 +19,7 @@ pub(crate) async fn confirm(
     ended: Ended<Fulfilment>,
 ) -> Result<(), Error> {
     let order = ended.data;
-    must_be_pending(table::confirm(tx, order.order_id).await?)?;
+    end(tx, &order, Status::Confirmed, None).await?;
     let event = OrderConfirmed {
         order_id: order.order_id,
         customer_id: order.customer_id,
@@ -35,7 +39,7 @@ pub(crate) async fn reject(
 ) -> Result<(), Error> {
     let order = ended.data;
     let reason = reason_for_people(ended.reason.as_deref());
-    must_be_pending(table::reject(tx, order.order_id, &reason).await?)?;
+    end(tx, &order, Status::Rejected, Some(&reason)).await?;
     let event = OrderRejected {
         order_id: order.order_id,
         customer_id: order.customer_id,
@@ -46,9 +50,30 @@ pub(crate) async fn reject(
     Ok(())
 }
 
+/// A person gave up its saga; what is left of it is not known here.
+pub(crate) async fn abandon(
+    tx: &mut PgTransaction<'_>,
+    ended: Ended<Fulfilment>,
+) -> Result<(), Error> {
+    let order = ended.data;
+    end(tx, &order, Status::Abandoned, Some(ABANDONED)).await?;
+    let event = OrderAbandoned {
+        order_id: order.order_id,
+        customer_id: order.customer_id,
+    };
+    let message = Message::new(topic::ORDER_EVENTS, order.order_id, &event)?;
+    outbox::enqueue(tx, &message).await?;
+    Ok(())
+}
+
 /// A saga ends once, and nothing else ends an order.
-fn must_be_pending(was_pending: bool) -> Result<(), Error> {
-    if was_pending {
+async fn end(
+    tx: &mut PgTransaction<'_>,
+    order: &Fulfilment,
+    status: Status,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    if table::end(tx, order.order_id, status, reason).await? {
         Ok(())
     } else {
         Err(Error::permanent("the order of this saga is not pending"))

@@ -149,6 +149,7 @@ pub fn definition(
         )
         .on_completed(|tx, ended| Box::pin(finish_order::confirm(tx, ended)))
         .on_compensated(|tx, ended| Box::pin(finish_order::reject(tx, ended)))
+        .on_abandoned(|tx, ended| Box::pin(finish_order::abandon(tx, ended)))
         .build()
 }
 

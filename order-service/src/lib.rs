@@ -4,7 +4,8 @@
 //! ([`fulfilment`]) in the same transaction; replies of participants on
 //! [`topic::ORDER_REPLIES`] and timers, into the coordinator; the order's end, in the
 //! transaction that ends its saga. **Promised**: an order exists if and only if its saga does; one
-//! order per idempotency key; it ends confirmed, or rejected with nothing left of it and a reason.
+//! order per idempotency key; it ends confirmed, rejected with nothing left of it and a reason, or
+//! abandoned because an operator said so.
 //! **Not promised**: when. A saga past its point of no return goes on, and is parked for a person if
 //! twenty attempts bring no answer, or ten rounds only refusals.
 //!
@@ -31,7 +32,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{incoming, service};
+use outbox::{Batched, incoming, service};
 use saga::Coordinator;
 use saga::locks::Watch;
 use saga::operator::bulk::Bulks;
@@ -156,7 +157,7 @@ async fn steer(
         REPLIES_CONNECTIONS,
         "order-service replies",
     );
-    let replies = coordinator.replies();
+    let replies = Batched(coordinator.replies());
     let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker, replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {

@@ -100,7 +100,7 @@ pub struct Order {
     pub id: Uuid,
     /// Where it stands.
     pub status: Status,
-    /// Why it was rejected, in words for the customer.
+    /// Why it was rejected or abandoned, in words for the customer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What it costs, in minor units.
@@ -132,6 +132,8 @@ pub enum Status {
     Confirmed,
     /// It will not come; nothing of it is left.
     Rejected,
+    /// A person gave it up; something of it may be left.
+    Abandoned,
 }
 
 impl NewOrder {

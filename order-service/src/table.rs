@@ -84,34 +84,21 @@ pub(crate) async fn order_of_key(
     Ok(row.map(|row| (row.id, row.request_hash)))
 }
 
-/// Ends a pending order well; false if it is not pending.
-pub(crate) async fn confirm(tx: &mut PgTransaction<'_>, id: Uuid) -> sqlx::Result<bool> {
-    let updated = sqlx::query!(
-        r#"
-        update orders.orders
-        set status = 'confirmed', updated_at = now()
-        where id = $1 and status = 'pending'
-        "#,
-        id,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(updated.rows_affected() == 1)
-}
-
-/// Ends a pending order badly; false if it is not pending.
-pub(crate) async fn reject(
+/// Ends a pending order; false if it is not pending. A reason belongs to every end but a good one.
+pub(crate) async fn end(
     tx: &mut PgTransaction<'_>,
     id: Uuid,
-    reason: &str,
+    status: Status,
+    reason: Option<&str>,
 ) -> sqlx::Result<bool> {
     let updated = sqlx::query!(
         r#"
         update orders.orders
-        set status = 'rejected', reason = $2, updated_at = now()
+        set status = $2, reason = $3, updated_at = now()
         where id = $1 and status = 'pending'
         "#,
         id,
+        status as Status,
         reason,
     )
     .execute(&mut **tx)

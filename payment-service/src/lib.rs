@@ -29,7 +29,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{incoming, service};
+use outbox::{Batched, incoming, service};
 use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -125,7 +125,7 @@ async fn consume(
         &[topic::PAYMENT_COMMANDS],
         pool.clone(),
         broker,
-        participant(Arc::new(Fake::default()), intents),
+        Batched(participant(Arc::new(Fake::default()), intents)),
     )
     .with(batches);
     let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());

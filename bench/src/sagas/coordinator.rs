@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use outbox::{
-    Consumer, Relay,
+    Batched, Consumer, Relay,
     broker::{Broker, Kafka, OnPoison},
     incoming, outgoing,
 };
@@ -65,7 +65,7 @@ impl Steering {
             &[&replies],
             pool.clone(),
             Arc::clone(&self.broker),
-            self.coordinator.replies(),
+            Batched(self.coordinator.replies()),
         )
         .with(incoming::Config {
             on_poison: OnPoison::SkipMessage,

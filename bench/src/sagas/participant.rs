@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use outbox::{
-    Consumer, Error, Relay,
+    Batched, Consumer, Error, Relay,
     broker::{Broker, OnPoison},
     incoming, outgoing,
 };
@@ -51,7 +51,7 @@ impl Serving {
             &[&self.topic],
             pool.clone(),
             Arc::clone(&self.broker),
-            participant,
+            Batched(participant),
         )
         .with(incoming::Config {
             batch: MAX_BATCH,

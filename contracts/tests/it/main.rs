@@ -9,7 +9,7 @@ use chrono::NaiveDate;
 use contracts::delivery::{
     CancelDelivery, DeliveryHandedOver, DeliveryScheduled, HandOverDelivery, ScheduleDelivery,
 };
-use contracts::order::{OrderConfirmed, OrderPlaced, OrderRejected};
+use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
 use contracts::payment::{
     AuthorizePayment, CapturePayment, PaymentAuthorized, PaymentCaptured, ReleasePayment,
 };
@@ -82,6 +82,10 @@ fn order_words_equal_their_golden_files() {
         order_id: ORDER,
         customer_id: CUSTOMER,
         reason: "The card was declined.".to_owned(),
+    });
+    same(&OrderAbandoned {
+        order_id: ORDER,
+        customer_id: CUSTOMER,
     });
 }
 

@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode, header};
 use chrono::{TimeDelta, Utc};
 use contracts::delivery::{CancelDelivery, HandOverDelivery, ScheduleDelivery};
 use contracts::{Address, topic};
-use outbox::{Error, Handler, Payload, Received};
+use outbox::{BatchHandler, Error, Payload, Received};
 use saga::wire::Command;
 use saga::{Operation, Participant, Phase};
 use serde_json::Value;
@@ -41,7 +41,7 @@ impl Room {
         let before = self.count("outbox.log").await;
         let mut tx = self.pool.begin().await?;
         self.participant
-            .prepare(&mut tx, std::slice::from_ref(command))
+            .handle_batch(&mut tx, std::slice::from_ref(command))
             .await?;
         tx.commit().await?;
         if self.count("outbox.log").await == before {

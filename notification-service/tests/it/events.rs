@@ -2,7 +2,7 @@
 
 use chrono::NaiveDate;
 use contracts::Money;
-use contracts::order::{OrderConfirmed, OrderPlaced, OrderRejected};
+use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
 use outbox::Received;
 use uuid::Uuid;
 
@@ -69,6 +69,22 @@ async fn a_rejected_order_is_told_with_its_reason() {
             .as_str()
             .is_some_and(|text| text.contains("The card was declined."))
     );
+}
+
+#[tokio::test]
+async fn an_abandoned_order_is_told_without_a_promise() {
+    let (room, order_id) = (Room::open().await, Uuid::now_v7());
+    let abandoned = OrderAbandoned {
+        order_id,
+        customer_id: Uuid::now_v7(),
+    };
+    room.deliver(&event(order_id, &abandoned))
+        .await
+        .expect("handled");
+    let told = room.told(order_id).await;
+    assert_eq!(told[0]["template"], "order_abandoned");
+    let text = told[0]["text"].as_str().expect("a text");
+    assert!(!text.contains("charged"), "{text}");
 }
 
 #[tokio::test]

@@ -127,6 +127,28 @@ async fn a_refused_capture_undoes_delivery_and_payment_in_that_order() {
 }
 
 #[tokio::test]
+async fn an_abandoned_saga_ends_its_order_and_tells_so() {
+    let room = Room::open().await;
+    let placed = room.place(&order()).await.body;
+    room.authorized(&placed).await;
+    let saga = placed["saga_id"].as_str().expect("a saga");
+    let operations = format!("/v1/sagas/{saga}/operations");
+    let abandon = json!({"operation": "abandon", "actor": "eve", "reason": "settled by phone"});
+    let answer = room
+        .post(&operations, &abandon, &[("Idempotency-Key", "a-1")])
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+
+    let abandoned = room.order(&placed).await;
+    assert_eq!(abandoned["status"], "abandoned");
+    let reason = abandoned["reason"].as_str().expect("a reason");
+    assert!(!reason.contains("phone"), "the customer reads {reason:?}");
+    let (kind, event) = room.last_event(&placed).await;
+    assert_eq!(kind, "order.abandoned.v1");
+    assert_eq!(event["order_id"], placed["id"]);
+}
+
+#[tokio::test]
 async fn a_carrier_that_refuses_is_asked_again_and_nothing_is_undone() {
     let room = Room::open().await;
     let placed = room.place(&order()).await.body;

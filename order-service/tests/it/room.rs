@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use order_service::fulfilment::{self, Patience};
-use outbox::{Handler, Message, Payload, Received};
+use outbox::{BatchHandler, Message, Payload, Received};
 use saga::Coordinator;
 use saga::wire::{Command, Outcome};
 use serde_json::{Value, json};
@@ -68,13 +68,17 @@ impl Room {
     }
 
     pub(crate) async fn place_with(&self, order: &Value, headers: &[(&str, &str)]) -> Answer {
-        let request = Request::post("/v1/orders").header(header::CONTENT_TYPE, "application/json");
+        self.post("/v1/orders", order, headers).await
+    }
+
+    pub(crate) async fn post(&self, uri: &str, body: &Value, headers: &[(&str, &str)]) -> Answer {
+        let request = Request::post(uri).header(header::CONTENT_TYPE, "application/json");
         let request = headers.iter().fold(request, |request, (name, value)| {
             request.header(*name, *value)
         });
         self.send(
             request
-                .body(Body::from(order.to_string()))
+                .body(Body::from(body.to_string()))
                 .expect("a request"),
         )
         .await
@@ -149,7 +153,7 @@ impl Room {
         let mut tx = self.pool.begin().await.expect("a transaction");
         let replies = self.coordinator.replies();
         let batch = std::slice::from_ref(&reply);
-        replies.prepare(&mut tx, batch).await.expect("handled");
+        replies.handle_batch(&mut tx, batch).await.expect("handled");
         tx.commit().await.expect("committed");
     }
 

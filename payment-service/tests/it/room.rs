@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use contracts::Money;
 use contracts::payment::{AuthorizePayment, CapturePayment, ReleasePayment};
 use contracts::topic;
-use outbox::{Error, Handler, Payload, Received};
+use outbox::{BatchHandler, Error, Payload, Received};
 use payment_service::gateway::Fake;
 use saga::wire::Command;
 use saga::{Operation, Participant, Phase};
@@ -53,7 +53,7 @@ impl Room {
         let before = self.count("outbox.log").await;
         let mut tx = self.pool.begin().await?;
         self.participant
-            .prepare(&mut tx, std::slice::from_ref(command))
+            .handle_batch(&mut tx, std::slice::from_ref(command))
             .await?;
         tx.commit().await?;
         if self.count("outbox.log").await == before {
@@ -80,7 +80,7 @@ impl Room {
         let mut tx = self.pool.begin().await.expect("a transaction");
         let handled = self
             .participant
-            .prepare(&mut tx, std::slice::from_ref(command))
+            .handle_batch(&mut tx, std::slice::from_ref(command))
             .await;
         handled.expect("no error");
         tx.rollback().await.expect("rolled back");

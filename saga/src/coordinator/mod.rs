@@ -13,7 +13,6 @@ use std::{
     sync::Arc,
 };
 
-use outbox::Batched;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
@@ -112,10 +111,11 @@ impl Coordinator {
             .await
     }
 
-    /// Handles replies: feed it from an outbox consumer of the reply topic.
+    /// Handles replies: feed it from an outbox consumer of the reply topic,
+    /// `Consumer::new(…, Batched(coordinator.replies()))`.
     #[must_use]
-    pub fn replies(&self) -> Batched<Replies> {
-        Batched(Replies::new(self.clone()))
+    pub fn replies(&self) -> Replies {
+        Replies::new(self.clone())
     }
 
     /// Fires what is due. Any number of replicas may run it.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use futures::future::BoxFuture;
-use outbox::{Handler, Payload, Received};
+use outbox::{BatchHandler, Payload, Received};
 use sqlx::{PgPool, PgTransaction};
 use tracing::{Instrument, Span, debug, info_span};
 
@@ -27,8 +27,9 @@ use crate::{
 /// The largest batch the consumer of a command topic may be given, see [`Participant`].
 pub const MAX_BATCH: usize = 50;
 
-/// A service that carries out commands of sagas: an [`outbox::Handler`] for the consumer of its
-/// command topic, whose batches hold at most [`MAX_BATCH`] messages.
+/// A service that carries out commands of sagas: an [`outbox::BatchHandler`] for the consumer of
+/// its command topic (`Consumer::new(…, Batched(participant))`), whose batches hold at most
+/// [`MAX_BATCH`] messages.
 pub struct Participant {
     name: String,
     actions: HashMap<&'static str, Box<dyn Act>>,
@@ -214,18 +215,13 @@ impl Participant {
     }
 }
 
-impl Handler for Participant {
-    /// Does all the work: it is what sees the commands of a transaction together.
-    async fn prepare(
+impl BatchHandler for Participant {
+    async fn handle_batch(
         &self,
         tx: &mut PgTransaction<'_>,
         batch: &[Received],
     ) -> Result<(), outbox::Error> {
         self.batch(tx, batch).await
-    }
-
-    async fn handle(&self, _: &mut PgTransaction<'_>, _: &Received) -> Result<(), outbox::Error> {
-        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The barrier's cases, the races among them on two connections.
 
 use chrono::{TimeDelta, Utc};
-use outbox::{Handler, Received};
+use outbox::{BatchHandler, Received};
 use saga::wire::{self, Outcome};
 
 use crate::support::*;
@@ -210,7 +210,7 @@ async fn a_compensation_waits_for_an_action_under_way_and_then_undoes_it() {
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
     participant()
-        .prepare(&mut under_way, std::slice::from_ref(&forwards))
+        .handle_batch(&mut under_way, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     let undo = command(&undoing(&action), "");
@@ -233,7 +233,7 @@ async fn a_compensation_that_waited_for_an_action_rolled_back_finds_nothing() {
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
     participant()
-        .prepare(&mut under_way, std::slice::from_ref(&forwards))
+        .handle_batch(&mut under_way, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     let undo = command(&undoing(&action), "");
@@ -257,7 +257,7 @@ async fn an_action_waits_for_a_compensation_under_way_and_then_stays_away() {
     let mut under_way = pool.begin().await.unwrap();
     let undo = command(&undoing(&action), "");
     participant()
-        .prepare(&mut under_way, std::slice::from_ref(&undo))
+        .handle_batch(&mut under_way, std::slice::from_ref(&undo))
         .await
         .unwrap();
     let forwards = command(&action, "");

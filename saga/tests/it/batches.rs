@@ -1,6 +1,6 @@
 //! Many commands in one transaction: each is answered as it would have been by itself.
 
-use outbox::{Handler, Received};
+use outbox::{BatchHandler, Received};
 use saga::{
     Operation,
     wire::{self, Outcome},
@@ -12,7 +12,7 @@ use crate::support::*;
 /// What a consumer does with a batch, without its inbox.
 async fn deliver_together(pool: &PgPool, batch: &[Received]) -> Result<(), outbox::Error> {
     let mut tx = pool.begin().await?;
-    participant().prepare(&mut tx, batch).await?;
+    participant().handle_batch(&mut tx, batch).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use outbox::{
-    Consumer, Payload, Relay,
+    Batched, Consumer, Payload, Relay,
     broker::{Broker, Embedded, Kafka, OnPoison, Topic},
     incoming, outgoing,
 };
@@ -339,7 +339,7 @@ async fn our_own_conforms(name: &str, broker: Arc<dyn Broker>) {
         &[&commands],
         pool.clone(),
         Arc::clone(&broker),
-        participant(),
+        Batched(participant()),
     )
     .with(config);
     let (relaying, consuming) = (stop.clone(), stop.clone());

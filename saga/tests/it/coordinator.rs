@@ -1,6 +1,6 @@
 //! One saga after another, each with its rows, its messages and its end.
 
-use outbox::Handler;
+use outbox::BatchHandler;
 use saga::{
     Coordinator, Error, Fired, Status,
     event::{Event, IgnoredBecause},
@@ -324,7 +324,7 @@ async fn an_unreadable_reply_parks_its_saga_and_neither_the_others_nor_the_parti
     batch[0].payload = Some(b"{}".to_vec());
     let mut tx = orders.begin().await.unwrap();
     let replies = coordinator().replies();
-    replies.prepare(&mut tx, &batch).await.unwrap();
+    replies.handle_batch(&mut tx, &batch).await.unwrap();
     tx.commit().await.unwrap();
     let parked = instance(&orders, sick.id).await;
     assert_eq!(parked.status, Status::Parked);
@@ -394,10 +394,7 @@ async fn many_replies_are_handled_in_one_transaction() {
     batch.reverse();
     let replies = coordinator.replies();
     let mut tx = orders.begin().await.unwrap();
-    replies.prepare(&mut tx, &batch).await.unwrap();
-    for message in &batch {
-        replies.handle(&mut tx, message).await.unwrap();
-    }
+    replies.handle_batch(&mut tx, &batch).await.unwrap();
     tx.commit().await.unwrap();
     for id in ids {
         assert_eq!(

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
-use outbox::{Handler, Received};
+use outbox::{BatchHandler, Received};
 use saga::{Operation, wire::Outcome};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
@@ -107,7 +107,7 @@ async fn a_crash_between_effect_and_answer_is_found_by_the_probe() {
     let mut dying = pool.begin().await.unwrap();
     outside
         .participant(&pool)
-        .prepare(&mut dying, std::slice::from_ref(&forwards))
+        .handle_batch(&mut dying, std::slice::from_ref(&forwards))
         .await
         .unwrap();
     dying.rollback().await.unwrap();
@@ -303,7 +303,7 @@ async fn compensation_and_action_of_one_batch_do_not_wait_for_each_other() {
     ] {
         let participant = outside.participant(&pool);
         participant
-            .prepare(&mut batch, std::slice::from_ref(&message))
+            .handle_batch(&mut batch, std::slice::from_ref(&message))
             .await
             .unwrap();
     }

@@ -274,12 +274,11 @@ async fn a_reply_that_comes_first_is_undone_by_the_cancel_behind_it() {
     let success = answer(&command, Wire::Succeeded);
     let mut tx = pool.begin().await.unwrap();
     let replies = coordinator().replies();
-    use outbox::Handler;
+    use outbox::BatchHandler;
     replies
-        .prepare(&mut tx, std::slice::from_ref(&success))
+        .handle_batch(&mut tx, std::slice::from_ref(&success))
         .await
         .unwrap();
-    replies.handle(&mut tx, &success).await.unwrap();
     let cancel = {
         let pool = pool.clone();
         let request = request(What::Cancel {});

@@ -69,7 +69,7 @@ async fn a_probe_waits_for_an_action_under_way() {
     let mut under_way = pool.begin().await.unwrap();
     let forwards = command(&action, "");
     let batch = std::slice::from_ref(&forwards);
-    outbox::Handler::prepare(&participant(), &mut under_way, batch)
+    outbox::BatchHandler::handle_batch(&participant(), &mut under_way, batch)
         .await
         .unwrap();
     let (other, question) = (pool.clone(), probe(&action));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outbox::Handler;
+use outbox::BatchHandler;
 use saga::{Status, event::Event, wire::Outcome};
 
 use crate::support::*;
@@ -111,10 +111,7 @@ async fn two_batches_with_the_same_sagas_in_opposite_order_do_not_deadlock() {
             tokio::spawn(async move {
                 gate.wait().await;
                 let mut tx = pool.begin().await?;
-                replies.prepare(&mut tx, &batch).await?;
-                for message in &batch {
-                    replies.handle(&mut tx, message).await?;
-                }
+                replies.handle_batch(&mut tx, &batch).await?;
                 tx.commit().await?;
                 Ok::<_, outbox::Error>(())
             })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::{Handler, Payload, Received};
+use outbox::{BatchHandler, Payload, Received};
 use saga::{
     Coordinator, Definition, Instance, Operation, Participant, Phase, Step,
     event::Event,
@@ -234,16 +234,15 @@ pub(crate) async fn start(coordinator: &Coordinator, pool: &PgPool, trip: &Trip)
 }
 
 /// What a consumer does with one message, without its inbox: a test that delivers twice means it.
-pub(crate) async fn deliver<H: Handler>(
+pub(crate) async fn deliver<H: BatchHandler>(
     pool: &PgPool,
     handler: &H,
     message: &Received,
 ) -> Result<(), outbox::Error> {
     let mut tx = pool.begin().await?;
     handler
-        .prepare(&mut tx, std::slice::from_ref(message))
+        .handle_batch(&mut tx, std::slice::from_ref(message))
         .await?;
-    handler.handle(&mut tx, message).await?;
     tx.commit().await?;
     Ok(())
 }

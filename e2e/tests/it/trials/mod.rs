@@ -25,8 +25,8 @@ async fn a_thousand_orders_over_a_hundred_accounts_agree_with_a_model_whatever_d
     let mut room = Room::open().await;
     // Few accounts, so that their orders wait for credit and meet each other's rows.
     let program = Program::new(trials.pick(10, 100), trial.random.fork());
-    let at_least = trials.pick(60, 1_200);
-    let load = Load::start(&room, program, 10, at_least);
+    let at_least = trials.pick(40, 1_200);
+    let load = Load::start(&room, program, 5, at_least);
     let audit = Audit::begin(&room);
     let faults = trials.pick(4, 2 * Fault::ALL.len());
     for fault in Fault::some(&mut trial.random, faults) {
