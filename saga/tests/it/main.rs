@@ -24,3 +24,4 @@ mod retention;
 mod schema;
 mod support;
 mod timers;
+mod young;
