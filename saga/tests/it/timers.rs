@@ -303,3 +303,31 @@ async fn a_timer_nobody_waits_for_fires_once_and_is_gone() {
     assert_eq!(timers.run_once().await.unwrap(), Fired::None);
     assert_eq!(instance(&orders, saga.id).await, saga);
 }
+
+#[tokio::test]
+async fn an_ended_saga_leaves_no_timer_behind_and_an_early_look_fires_nothing() {
+    let orders = database("orders").await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let only_pivot = saga::Definition::<Trip>::builder("trip", 1).pivot(step("pay").timeout(day));
+    let coordinator = coordinator_of(only_pivot.deadline(day).build().unwrap());
+    let saga = start(&coordinator, &orders, &Trip::default()).await;
+    assert_eq!(count(&orders, "saga.timer").await, 2);
+    sqlx::query("update saga.instance set look_at = now() where id = $1")
+        .bind(saga.id)
+        .execute(&orders)
+        .await
+        .unwrap();
+    let timers = coordinator.timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    let waits = "saga.instance where look_at = (select min(fire_at) from saga.timer)";
+    assert_eq!(count(&orders, waits).await, 1, "moved to when it is due");
+    let command = sent(&orders, "trip.commands").await.remove(0);
+    let reply = answer(&command, Outcome::Succeeded);
+    deliver(&orders, &coordinator.replies(), &reply)
+        .await
+        .unwrap();
+    assert_eq!(instance(&orders, saga.id).await.status, Status::Completed);
+    assert_eq!(count(&orders, "saga.timer").await, 0);
+    let looked_at = "saga.instance where look_at is not null";
+    assert_eq!(count(&orders, looked_at).await, 0);
+}
