@@ -13,10 +13,15 @@ create table saga.definition (
     constraint definition_version_positive check (version > 0)
 );
 
--- The state of each saga: the fold of its history, kept so that a step reads one row. Locking this
--- row is how replicas, replies and timers take turns.
+-- The state of each saga: the fold of its history, and its timers, kept so that a turn reads and
+-- writes one row. Locking this row is how replicas, replies and timers take turns.
+--
+-- The order of the columns counts: of an update that finds room on its row's page, the WAL has only
+-- what lies between the first byte that differs and the last. So what never changes stands first, and
+-- the columns that are null now and then last, because everything behind them moves.
 create table saga.instance (
     id              uuid        not null,
+    created_at      timestamptz not null default now(),
     definition      text        not null,
     -- Pinned at the start: a saga ends under the graph it began with. No foreign key: every start
     -- would lock the same definition row, and all writers come through one file anyway.
@@ -25,20 +30,30 @@ create table saga.instance (
     business_key    text        not null,
     -- Names and values to find it by, from its definition. Never changes.
     tags            jsonb       not null default '{}',
-    status          text        not null,
     -- A person wants it to send nothing.
     paused          boolean     not null default false,
     -- Its deadline has passed.
     late            boolean     not null default false,
-    -- Why it compensates, for a person.
-    reason          text,
-    -- Why nobody but a person can go on.
-    parked_reason   text,
-    data            jsonb       not null,
-    -- Each step with its status, round and attempt, in the definition's order.
-    steps           jsonb       not null,
     -- The resources it holds or waits for.
-    locks           jsonb       not null default '[]',
+    locks           json        not null default '[]',
+    data            jsonb       not null,
+    -- Each step in the definition's order, as an array: name, status, round, attempt, what it waits
+    -- for, the digest of its answer. Written at each turn, and objects would be twice as long.
+    steps           json        not null,
+    -- When it goes on by itself: each timer as an array of step, phase, round, attempt and moment (in
+    -- microseconds since 1970). The view saga.timer shows them as rows.
+    timers          json        not null default '[]',
+    -- How often firing them failed since it last went on; each failure moves `look_at` further away, so
+    -- that it starves no other saga.
+    failures        integer     not null default 0,
+    status          text        not null,
+    -- The number of the last event folded in.
+    seq             bigint      not null,
+    updated_at      timestamptz not null default now(),
+    -- When its timers have to be looked at: when the first is due, or earlier. A turn that moves the
+    -- first timer back leaves this as it is, and an indexed column with it; whoever looks in vain
+    -- moves it on. Null if it has no timers.
+    look_at         timestamptz,
     -- What it waits for, and until when: of several steps under way the one that keeps it, or the
     -- first. All null once it has ended.
     waiting_for     text,
@@ -47,10 +62,10 @@ create table saga.instance (
     waiting_round   integer,
     waiting_attempt integer,
     waiting_until   timestamptz,
-    -- The number of the last event folded in.
-    seq             bigint      not null,
-    created_at      timestamptz not null default now(),
-    updated_at      timestamptz not null default now(),
+    -- Why it compensates, for a person.
+    reason          text,
+    -- Why nobody but a person can go on.
+    parked_reason   text,
     -- When it ended; null until then.
     ended_at        timestamptz,
     constraint instance_pkey primary key (id),
@@ -68,16 +83,35 @@ create table saga.instance (
         (waiting_for is null) = (status in ('completed', 'compensated', 'abandoned'))),
     constraint instance_ended_has_its_moment check (
         (ended_at is not null) = (status in ('completed', 'compensated', 'abandoned')))
-    -- Ten updates in a saga's life, none but two of an indexed column: room for them on the page.
-) with (fillfactor = 80);
+    -- A handful of updates in a saga's life, few of an indexed column, and all sagas of a page live at
+    -- the same time: room for a second version of each. (With 80, half of the updates left their
+    -- page, and the table was no smaller.)
+) with (fillfactor = 50);
 
 -- The list, newest first. Neither column ever changes.
 create index instance_by_age on saga.instance (created_at desc, id desc);
 -- The list of one status. The status changes two or three times in a saga's life, so most updates
--- stay heap-only.
-create index instance_by_status on saga.instance (status, created_at desc, id desc);
+-- stay heap-only. Nearly all sagas are completed in the end; the list of those goes by age.
+create index instance_by_status on saga.instance (status, created_at desc, id desc)
+    where status <> 'completed';
+-- Where to look for timers that are due, the oldest first.
+create index instance_by_look on saga.instance (look_at) where look_at is not null;
 -- `tags @> '{"customer": "…"}'`. They never change, so only a start pays for it.
 create index instance_by_tag on saga.instance using gin (tags jsonb_path_ops) where tags <> '{}';
+
+-- When sagas go on by themselves, for people.
+create view saga.timer as
+select i.id as saga_id,
+       -- Empty for the saga's own deadline; the resource for a claim that was granted.
+       t.entry ->> 0 as step,
+       -- `action` or `compensation`; `deadline`; `lock`.
+       t.entry ->> 1 as phase,
+       -- Which attempt is meant: a timer of another one is dropped by the decision.
+       (t.entry ->> 2)::integer as round,
+       (t.entry ->> 3)::integer as attempt,
+       timestamptz 'epoch' + (t.entry ->> 4)::bigint * interval '1 microsecond' as fire_at
+from saga.instance i
+cross join lateral json_array_elements(i.timers) as t (entry);
 
 -- The history. Append-only: a row is never updated; the state above folds from it alone. The
 -- primary key is the second guard against two coordinators taking the same turn.
@@ -85,30 +119,12 @@ create table saga.event (
     saga_id     uuid        not null,
     seq         bigint      not null,
     kind        text        not null,
-    body        jsonb       not null,
+    -- As it was written: it is read whole, never searched.
+    body        json        not null,
     recorded_at timestamptz not null default clock_timestamp(),
     constraint event_pkey primary key (saga_id, seq),
     constraint event_seq_positive check (seq > 0)
 );
-
--- When a saga goes on by itself. Written and deleted only under the instance's lock.
-create table saga.timer (
-    saga_id  uuid        not null,
-    -- Empty for the saga's own deadline; the resource for a claim that was granted.
-    step     text        not null,
-    phase    text        not null,
-    -- Which attempt is meant: a timer of another one is dropped by the decision.
-    round    integer     not null,
-    attempt  integer     not null,
-    fire_at  timestamptz not null,
-    -- How often firing it failed; each failure moves it further away, so that it starves no other.
-    failures integer     not null default 0,
-    constraint timer_pkey primary key (saga_id, step, phase),
-    constraint timer_phase_known check (phase in ('action', 'compensation', 'deadline', 'lock'))
-);
-
--- What is due, oldest first.
-create index timer_by_fire_at on saga.timer (fire_at);
 
 -- Replies to sagas of versions that the replica which took them does not know: in a rolling deploy
 -- another one does, and takes them from here. Their messages are handled and stand in the inbox.

@@ -99,10 +99,9 @@ impl Answer {
             Self::Compensated | Self::NullCompensated | Self::Tombstoned => {}
         }
         let digest = hasher.finalize();
-        digest[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        let first = digest[..8].iter();
+        let first = first.fold(0_u64, |all, &byte| all << 8 | u64::from(byte));
+        format!("{first:016x}")
     }
 }
 

@@ -25,6 +25,7 @@ pub mod instance;
 pub mod event;
 pub mod intervention;
 
+mod agenda;
 pub mod decide;
 mod table;
 

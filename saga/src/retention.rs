@@ -89,7 +89,6 @@ impl Retention {
         table::delete_anomalies(&mut tx, &sagas).await?;
         table::delete_interventions(&mut tx, &sagas).await?;
         table::delete_pending(&mut tx, &sagas).await?;
-        table::delete_timers(&mut tx, &sagas).await?;
         table::delete_instances(&mut tx, &sagas).await?;
         tx.commit().await?;
         telemetry::forgotten(sagas.len());

@@ -2,8 +2,15 @@
 //!
 //! Promised: rows go in and out as the types of this crate, or not at all. A row nobody can read
 //! is an error with the saga's id, never a panic. The clock is the database's.
+//!
+//! A statement's plan is kept for as long as its connection lives, and on a young database it was
+//! made while the table was small: then to read all of it looks cheaper than some look-ups by an
+//! index, and goes on to be done when the table has grown, until somebody analyzes it. So statements
+//! about many sagas leave no choice: a `lateral` subquery that cannot be merged looks up one row at a
+//! time; where that is not possible, in an update, conditions that are always true let the planner
+//! expect one row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -12,8 +19,10 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    event::{Attempt, Event, IgnoredBecause, Timer},
-    instance::{Instance, StepState, Waiting},
+    agenda::{self, Agenda, Place},
+    event::{Event, IgnoredBecause, Timer},
+    instance::{Instance, StepState, StepStatus, Waiting, WaitingFor},
+    locks::Granted,
     operation::Phase,
     wire::Outcome,
 };
@@ -21,9 +30,13 @@ use crate::{
 /// READ COMMITTED whatever the server's default: each statement must see what others committed.
 pub(crate) const BEGIN: &str = "begin isolation level read committed";
 
-/// An instance with the moment it was read at.
+/// An instance as it was read, its row locked.
 pub(crate) struct Loaded {
     pub(crate) instance: Instance,
+    pub(crate) agenda: Agenda,
+    /// When its timers were to be looked at.
+    pub(crate) look_at: Option<DateTime<Utc>>,
+    /// The moment it was read at, by the database's clock; what was waited for its row included.
     pub(crate) now: DateTime<Utc>,
 }
 
@@ -54,46 +67,88 @@ pub(crate) async fn register_definition(
     .await
 }
 
-/// Inserts a saga, unless its id or its business key is taken. Returns the moment if it did.
+/// Inserts a saga with its first events and timers, unless its id or its business key is taken.
+/// Returns the moment if it did. That is why the server works out when the timers are due: nobody
+/// here knows what time it is before.
 pub(crate) async fn insert_instance(
     tx: &mut PgTransaction<'_>,
     instance: &Instance,
-    waits: Option<Duration>,
+    events: &[Event],
+    timers: &[(&Timer, Duration)],
 ) -> Result<Option<DateTime<Utc>>, Error> {
+    let id = instance.id;
     let waiting = instance.waiting();
     let waiting = waiting.as_ref();
+    let history = History {
+        saga_id: id,
+        last_seq: 0,
+        events,
+    };
+    let recorded = Recorded::of(&[history])?;
+    let entries: Vec<_> = timers.iter().map(|(timer, _)| Place::of(timer)).collect();
+    let steps: Vec<String> = entries.iter().map(|e| e.step.to_owned()).collect();
+    let phases: Vec<String> = entries.iter().map(|e| e.phase.to_owned()).collect();
+    let rounds: Vec<i32> = entries.iter().map(|e| e.round).collect();
+    let attempts: Vec<i32> = entries.iter().map(|e| e.attempt).collect();
+    let after: Vec<f64> = timers.iter().map(|(_, after)| seconds(*after)).collect();
+    let awaited = waiting.and_then(|waiting| {
+        let is_it = |e: &Place<'_>| e.step == waiting.step && e.phase == waiting.phase.as_str();
+        entries.iter().position(is_it)
+    });
     let now = sqlx::query_scalar!(
-        r#"insert into saga.instance
-             (id, definition, version, hash, business_key, tags, status, paused, late, reason,
-              parked_reason, data, steps, locks, waiting_for, waiting_step, waiting_phase,
-              waiting_round, waiting_attempt, waiting_until, seq, ended_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                   $19, statement_timestamp() + $20 * interval '1 millisecond', $21,
-                   case when $22 then statement_timestamp() end)
-           on conflict do nothing
-           returning statement_timestamp() as "now!""#,
-        instance.id,
+        r#"with begun as (
+               insert into saga.instance
+                 (id, definition, version, hash, business_key, tags, status, paused, late, reason,
+                  parked_reason, data, steps, locks, waiting_for, waiting_step, waiting_phase,
+                  waiting_round, waiting_attempt, waiting_until, seq, ended_at, timers, look_at)
+               select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::json,
+                      $14::text::json, $15, $16, $17, $18, $19,
+                      statement_timestamp() + make_interval(secs => $20), $21,
+                      case when $22 then statement_timestamp() end, timers.list, timers.first
+               from (select coalesce(json_agg(json_build_array(
+                                t.step, t.phase, t.round, t.attempt,
+                                (extract(epoch from statement_timestamp()) * 1e6)::bigint
+                                + (t.after * 1e6)::bigint)), '[]') as list,
+                            statement_timestamp() + make_interval(secs => min(t.after)) as first
+                     from unnest($23::text[], $24::text[], $25::integer[], $26::integer[],
+                                 $27::float8[]) as t (step, phase, round, attempt, after)) as timers
+               on conflict do nothing
+               returning id),
+           recorded as (
+               insert into saga.event (saga_id, seq, kind, body)
+               select begun.id, new.seq, new.kind, new.body::json
+               from begun, unnest($28::bigint[], $29::text[], $30::text[]) as new (seq, kind, body))
+           select statement_timestamp() as "now!" from begun"#,
+        id,
         instance.definition,
         instance.version,
         instance.hash,
         instance.business_key,
-        json(instance.id, &instance.tags)?,
+        json(id, &instance.tags)?,
         instance.status.as_str(),
         instance.paused,
         instance.late,
         instance.reason,
         instance.parked_reason,
         instance.data,
-        json(instance.id, &instance.steps)?,
-        json(instance.id, &instance.locks)?,
+        steps_text(id, &instance.steps)?,
+        text(id, &instance.locks)?,
         waiting.map(|w| w.what.as_str()),
         waiting.map(|w| w.step.as_str()),
         waiting.map(|w| w.phase.as_str()),
         waiting.map(|w| w.round),
         waiting.map(|w| w.attempt),
-        waits.map(millis),
+        awaited.map(|place| after[place]),
         instance.seq,
         instance.status.is_terminal(),
+        &steps,
+        &phases,
+        &rounds,
+        &attempts,
+        &after,
+        &recorded.seqs,
+        &recorded.kinds,
+        &recorded.bodies,
     )
     .fetch_optional(&mut **tx)
     .await?;
@@ -104,15 +159,25 @@ pub(crate) async fn insert_instance(
 pub(crate) struct Moved<'a> {
     pub(crate) instance: &'a Instance,
     pub(crate) expected_seq: i64,
-    pub(crate) waits: Option<Duration>,
+    pub(crate) agenda: &'a Agenda,
+    pub(crate) look_at: Option<DateTime<Utc>>,
 }
 
-/// Moves sagas on, each from its `expected_seq`. Returns how many were; fewer if somebody else
-/// already did.
-pub(crate) async fn update_instances(
+impl Moved<'_> {
+    /// Until when it waits for what it waits for first, for the eyes of whoever looks at it.
+    fn waiting_until(&self, waiting: Option<&Waiting>) -> Option<DateTime<Utc>> {
+        let waiting = waiting?;
+        self.agenda.until(&waiting.step, waiting.phase.as_str())
+    }
+}
+
+/// Moves sagas on, each from its `expected_seq`, and appends to histories. Returns how many were
+/// moved; fewer if somebody else already did.
+pub(crate) async fn move_on(
     tx: &mut PgTransaction<'_>,
     moved: &[Moved<'_>],
-) -> Result<u64, Error> {
+    histories: &[History<'_>],
+) -> Result<i64, Error> {
     let waiting: Vec<Option<Waiting>> = moved.iter().map(|m| m.instance.waiting()).collect();
     let of = |field: fn(&Waiting) -> String| -> Vec<Option<String>> {
         waiting.iter().map(|w| w.as_ref().map(field)).collect()
@@ -120,8 +185,10 @@ pub(crate) async fn update_instances(
     let number = |field: fn(&Waiting) -> i32| -> Vec<Option<i32>> {
         waiting.iter().map(|w| w.as_ref().map(field)).collect()
     };
+    let untils = moved.iter().zip(&waiting);
+    let untils: Vec<_> = untils.map(|(m, w)| m.waiting_until(w.as_ref())).collect();
     let instances = || moved.iter().map(|moved| moved.instance);
-    let jsons = |field: fn(&Instance) -> Result<Value, Error>| -> Result<Vec<Value>, Error> {
+    let texts = |field: fn(&Instance) -> Result<String, Error>| -> Result<Vec<String>, Error> {
         instances().map(field).collect()
     };
     let ids: Vec<Uuid> = instances().map(|i| i.id).collect();
@@ -133,30 +200,45 @@ pub(crate) async fn update_instances(
     let late: Vec<bool> = instances().map(|i| i.late).collect();
     let reasons: Vec<_> = instances().map(|i| i.reason.clone()).collect();
     let parked: Vec<_> = instances().map(|i| i.parked_reason.clone()).collect();
-    let data: Vec<Value> = instances().map(|i| i.data.clone()).collect();
-    let steps = jsons(|i| json(i.id, &i.steps))?;
-    let locks = jsons(|i| json(i.id, &i.locks))?;
-    let waits: Vec<Option<f64>> = moved.iter().map(|m| m.waits.map(millis)).collect();
+    let data = texts(|i| text(i.id, &i.data))?;
+    let steps = texts(|i| steps_text(i.id, &i.steps))?;
+    let locks = texts(|i| text(i.id, &i.locks))?;
     let seqs: Vec<i64> = instances().map(|i| i.seq).collect();
-    let done = sqlx::query!(
-        "update saga.instance i set
-             version = new.version, hash = new.hash, status = new.status, paused = new.paused,
-             late = new.late, reason = new.reason, parked_reason = new.parked_reason,
-             data = new.data, steps = new.steps, locks = new.locks, waiting_for = new.waiting_for,
-             waiting_step = new.waiting_step, waiting_phase = new.waiting_phase,
-             waiting_round = new.waiting_round, waiting_attempt = new.waiting_attempt,
-             waiting_until = statement_timestamp() + new.waits * interval '1 millisecond',
-             seq = new.seq, updated_at = statement_timestamp(),
-             ended_at = case when new.waiting_for is null
-                             then coalesce(i.ended_at, statement_timestamp()) end
-         from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::boolean[],
-                     $7::boolean[], $8::text[], $9::text[], $10::jsonb[], $11::jsonb[],
-                     $12::jsonb[], $13::text[], $14::text[], $15::text[], $16::integer[],
-                     $17::integer[], $18::float8[], $19::bigint[])
-              as new (id, expected, version, hash, status, paused, late, reason, parked_reason, data,
-                      steps, locks, waiting_for, waiting_step, waiting_phase, waiting_round,
-                      waiting_attempt, waits, seq)
-         where i.id = new.id and i.seq = new.expected",
+    let timers = moved.iter().map(|m| text(m.instance.id, m.agenda));
+    let timers: Vec<String> = timers.collect::<Result<_, _>>()?;
+    let looks: Vec<_> = moved.iter().map(|m| m.look_at).collect();
+    let new = Recorded::of(histories)?;
+    Ok(sqlx::query_scalar!(
+        r#"with moved as (
+               update saga.instance i set
+                   version = new.version, hash = new.hash, status = new.status,
+                   paused = new.paused, late = new.late, reason = new.reason,
+                   parked_reason = new.parked_reason, data = new.data::jsonb,
+                   steps = new.steps::json, locks = new.locks::json, waiting_for = new.waiting_for,
+                   waiting_step = new.waiting_step, waiting_phase = new.waiting_phase,
+                   waiting_round = new.waiting_round, waiting_attempt = new.waiting_attempt,
+                   waiting_until = new.waiting_until, seq = new.seq, timers = new.timers::json,
+                   look_at = new.look_at, failures = 0, updated_at = statement_timestamp(),
+                   ended_at = case when new.waiting_for is null
+                                   then coalesce(i.ended_at, statement_timestamp()) end
+               from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::text[],
+                           $6::boolean[], $7::boolean[], $8::text[], $9::text[], $10::text[],
+                           $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
+                           $16::integer[], $17::integer[], $18::timestamptz[], $19::bigint[],
+                           $20::text[], $21::timestamptz[])
+                    as new (id, expected, version, hash, status, paused, late, reason,
+                            parked_reason, data, steps, locks, waiting_for, waiting_step,
+                            waiting_phase, waiting_round, waiting_attempt, waiting_until, seq,
+                            timers, look_at)
+               where i.id = new.id and i.seq = new.expected
+                 and new.expected > 0 and new.seq > new.expected and new.version > 0
+               returning 1),
+           recorded as (
+               insert into saga.event (saga_id, seq, kind, body)
+               select new.saga_id, new.seq, new.kind, new.body::json
+               from unnest($22::uuid[], $23::bigint[], $24::text[], $25::text[])
+                    as new (saga_id, seq, kind, body))
+           select count(*) as "moved!" from moved"#,
         &ids,
         &expected,
         &versions,
@@ -174,50 +256,64 @@ pub(crate) async fn update_instances(
         of(|w| w.phase.to_string()) as Vec<Option<String>>,
         number(|w| w.round) as Vec<Option<i32>>,
         number(|w| w.attempt) as Vec<Option<i32>>,
-        waits as Vec<Option<f64>>,
+        untils as Vec<Option<DateTime<Utc>>>,
         &seqs,
+        &timers,
+        looks as Vec<Option<DateTime<Utc>>>,
+        &new.ids,
+        &new.seqs,
+        &new.kinds,
+        &new.bodies
     )
-    .execute(&mut **tx)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_one(&mut **tx)
+    .await?)
 }
 
 /// Records that histories grew by events that left their sagas' states alone. Returns how many.
 pub(crate) async fn advance_seqs(
     tx: &mut PgTransaction<'_>,
     moved: &[Moved<'_>],
-) -> Result<u64, sqlx::Error> {
+) -> Result<i64, Error> {
     let ids: Vec<Uuid> = moved.iter().map(|m| m.instance.id).collect();
     let expected: Vec<i64> = moved.iter().map(|m| m.expected_seq).collect();
     let seqs: Vec<i64> = moved.iter().map(|m| m.instance.seq).collect();
     let done = sqlx::query!(
         "update saga.instance i set seq = new.seq
          from unnest($1::uuid[], $2::bigint[], $3::bigint[]) as new (id, expected, seq)
-         where i.id = new.id and i.seq = new.expected",
+         where i.id = new.id and i.seq = new.expected
+           and new.expected > 0 and new.seq > new.expected",
         &ids,
         &expected,
         &seqs
     )
     .execute(&mut **tx)
     .await?;
-    Ok(done.rows_affected())
+    Ok(done.rows_affected().try_into().unwrap_or(i64::MAX))
 }
 
-/// Locks and reads sagas, in the one order in which everybody locks them.
+/// Locks and reads sagas, in the order of their ids, in which everybody locks them.
 pub(crate) async fn load_for_update(
     tx: &mut PgTransaction<'_>,
     ids: &[Uuid],
 ) -> Result<Vec<Loaded>, Error> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    let asked = Instant::now();
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                  parked_reason, data, steps, locks, seq, statement_timestamp() as "now!"
-           from saga.instance where id = any($1) order by id for update"#,
-        ids
+        r#"select i.id, i.definition, i.version, i.hash, i.business_key, i.tags, i.status, i.paused,
+                  i.late, i.reason, i.parked_reason, i.data, i.steps::text as "steps!",
+                  i.locks::text as "locks!", i.timers::text as "timers!", i.look_at, i.seq,
+                  statement_timestamp() as "now!"
+           from unnest($1::uuid[]) as wanted (id)
+           cross join lateral (
+               select * from saga.instance where id = wanted.id for update) as i"#,
+        &ids
     )
     .fetch_all(&mut **tx)
     .await?;
-    rows.into_iter().map(Row::parse).collect()
+    let waited = asked.elapsed();
+    rows.into_iter().map(|row| row.parse(waited)).collect()
 }
 
 /// Reads the saga a business key belongs to.
@@ -229,14 +325,15 @@ pub(crate) async fn load_by_business_key(
     let row = sqlx::query_as!(
         Row,
         r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                  parked_reason, data, steps, locks, seq, statement_timestamp() as "now!"
+                  parked_reason, data, steps::text as "steps!", locks::text as "locks!",
+                  timers::text as "timers!", look_at, seq, statement_timestamp() as "now!"
            from saga.instance where business_key = $1 and definition = $2"#,
         business_key,
         definition
     )
     .fetch_optional(&mut **tx)
     .await?;
-    row.map(Row::parse).transpose()
+    row.map(|row| row.parse(Duration::ZERO)).transpose()
 }
 
 /// Events of one saga; the first of them gets the number after `last_seq`.
@@ -251,28 +348,44 @@ pub(crate) async fn append_events(
     tx: &mut PgTransaction<'_>,
     histories: &[History<'_>],
 ) -> Result<(), Error> {
-    let (mut ids, mut seqs, mut kinds, mut bodies) = (vec![], vec![], vec![], vec![]);
-    for history in histories {
-        for (seq, event) in (history.last_seq + 1..).zip(history.events) {
-            ids.push(history.saga_id);
-            seqs.push(seq);
-            kinds.push(event.kind().to_owned());
-            bodies.push(json(history.saga_id, event)?);
-        }
-    }
+    let new = Recorded::of(histories)?;
     sqlx::query!(
         "insert into saga.event (saga_id, seq, kind, body)
-         select new.saga_id, new.seq, new.kind, new.body
-         from unnest($1::uuid[], $2::bigint[], $3::text[], $4::jsonb[])
+         select new.saga_id, new.seq, new.kind, new.body::json
+         from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])
               as new (saga_id, seq, kind, body)",
-        &ids,
-        &seqs,
-        &kinds,
-        &bodies
+        &new.ids,
+        &new.seqs,
+        &new.kinds,
+        &new.bodies
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// Events as columns.
+#[derive(Default)]
+struct Recorded {
+    ids: Vec<Uuid>,
+    seqs: Vec<i64>,
+    kinds: Vec<String>,
+    bodies: Vec<String>,
+}
+
+impl Recorded {
+    fn of(histories: &[History<'_>]) -> Result<Self, Error> {
+        let mut recorded = Self::default();
+        for history in histories {
+            for (seq, event) in (history.last_seq + 1..).zip(history.events) {
+                recorded.ids.push(history.saga_id);
+                recorded.seqs.push(seq);
+                recorded.kinds.push(event.kind().to_owned());
+                recorded.bodies.push(text(history.saga_id, event)?);
+            }
+        }
+        Ok(recorded)
+    }
 }
 
 /// An event that a person should look at.
@@ -354,77 +467,58 @@ pub(crate) async fn insert_anomalies(
     Ok(())
 }
 
-/// What is to be done about sagas' timers. No saga, step and phase may stand in two of these.
-#[derive(Default)]
-pub(crate) struct TimerChanges {
-    /// All of these sagas go.
-    pub(crate) ended: Vec<Uuid>,
-    pub(crate) clear: Vec<(Uuid, TimerKey)>,
-    pub(crate) set: Vec<(Uuid, Timer, Duration)>,
+/// The timers of a saga whose row is locked and that has not moved on otherwise.
+pub(crate) struct Rescheduled<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) agenda: &'a Agenda,
+    pub(crate) look_at: Option<DateTime<Utc>>,
 }
 
-/// What there is at most one timer for in a saga: step and phase.
-pub(crate) type TimerKey = (String, &'static str);
-
-/// The phase of a saga's own timer.
-pub(crate) const DEADLINE: &str = "deadline";
-/// The phase of a timer that stands for a granted claim; its step is the resource.
-const LOCK: &str = "lock";
-
-/// Where a timer stands in its table.
-pub(crate) fn timer_key(timer: &Timer) -> TimerKey {
-    match timer {
-        Timer::Attempt(attempt) => (attempt.step.clone(), attempt.phase.as_str()),
-        Timer::Deadline => (String::new(), DEADLINE),
-        Timer::Lock { resource } => (resource.clone(), LOCK),
-    }
-}
-
-/// Clears and sets timers of sagas whose locks are held.
-pub(crate) async fn change_timers(
+/// Writes the timers of sagas whose locks are held and that have not moved on otherwise.
+pub(crate) async fn reschedule(
     tx: &mut PgTransaction<'_>,
-    changes: &TimerChanges,
-) -> Result<(), sqlx::Error> {
-    let TimerChanges { ended, clear, set } = changes;
-    let cleared_ids: Vec<Uuid> = clear.iter().map(|(id, _)| *id).collect();
-    let cleared_steps: Vec<String> = clear.iter().map(|(_, (step, _))| step.clone()).collect();
-    let cleared_phases: Vec<String> = clear.iter().map(|(_, (_, p))| (*p).to_owned()).collect();
-    let ids: Vec<Uuid> = set.iter().map(|(id, ..)| *id).collect();
-    let keys: Vec<TimerKey> = set.iter().map(|(_, timer, _)| timer_key(timer)).collect();
-    let (steps, phases): (Vec<_>, Vec<_>) =
-        keys.into_iter().map(|(s, p)| (s, p.to_owned())).unzip();
-    let number = |timer: &Timer| match timer {
-        Timer::Attempt(attempt) => (attempt.round, attempt.attempt),
-        Timer::Deadline | Timer::Lock { .. } => (0, 0),
-    };
-    let (rounds, attempts): (Vec<_>, Vec<_>) =
-        set.iter().map(|(_, timer, _)| number(timer)).unzip();
-    let waits: Vec<f64> = set.iter().map(|(_, _, after)| millis(*after)).collect();
+    sagas: &[Rescheduled<'_>],
+) -> Result<(), Error> {
+    let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
+    let timers = sagas.iter().map(|saga| text(saga.id, saga.agenda));
+    let timers: Vec<String> = timers.collect::<Result<_, _>>()?;
+    let looks: Vec<_> = sagas.iter().map(|saga| saga.look_at).collect();
     sqlx::query!(
-        "with ended as (delete from saga.timer where saga_id = any($1)),
-         cleared as (
-             delete from saga.timer
-             using unnest($2::uuid[], $3::text[], $4::text[]) as gone (saga_id, step, phase)
-             where timer.saga_id = gone.saga_id and timer.step = gone.step
-               and timer.phase = gone.phase)
-         insert into saga.timer (saga_id, step, phase, round, attempt, fire_at)
-         select new.saga_id, new.step, new.phase, new.round, new.attempt,
-                statement_timestamp() + new.wait * interval '1 millisecond'
-         from unnest($5::uuid[], $6::text[], $7::text[], $8::integer[], $9::integer[], $10::float8[])
-              as new (saga_id, step, phase, round, attempt, wait)
-         on conflict on constraint timer_pkey do update
-         set round = excluded.round, attempt = excluded.attempt, fire_at = excluded.fire_at,
-             failures = 0",
-        ended,
-        &cleared_ids,
-        &cleared_steps,
-        &cleared_phases,
+        "update saga.instance i
+         set timers = new.timers::json, look_at = new.look_at, failures = 0
+         from unnest($1::uuid[], $2::text[], $3::timestamptz[]) with ordinality
+              as new (id, timers, look_at, place)
+         where i.id = new.id and new.timers > '' and new.place > 0",
         &ids,
-        &steps,
-        &phases,
-        &rounds,
-        &attempts,
-        &waits
+        &timers,
+        looks as Vec<Option<DateTime<Utc>>>
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Gives sagas whose locks are held a timer that is due, for each claim that was granted.
+pub(crate) async fn wake(
+    tx: &mut PgTransaction<'_>,
+    granted: &[Granted],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<Uuid> = granted.iter().map(|granted| granted.saga_id).collect();
+    let resources: Vec<String> = granted.iter().map(|g| g.resource.clone()).collect();
+    sqlx::query!(
+        "update saga.instance i
+         set timers = (i.timers::jsonb || new.timers)::json, look_at = statement_timestamp()
+         from (select saga_id, jsonb_agg(jsonb_build_array(
+                   resource, $3::text, 0, 0,
+                   (extract(epoch from statement_timestamp()) * 1e6)::bigint)) as timers
+               from unnest($1::uuid[], $2::text[]) with ordinality
+                    as granted (saga_id, resource, place)
+               where resource > '' and place > 0
+               group by saga_id) as new
+         where i.id = new.saga_id",
+        &ids,
+        &resources,
+        agenda::LOCK
     )
     .execute(&mut **tx)
     .await?;
@@ -438,21 +532,19 @@ pub(crate) struct Versions {
     pub(crate) versions: Vec<i32>,
 }
 
-/// Whether any timer is due.
+/// Whether the timers of any saga have to be looked at.
 pub(crate) async fn is_any_due(tx: &mut PgTransaction<'_>) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"select exists (select from saga.timer where fire_at <= statement_timestamp())
-                  as "any!""#
+        r#"select coalesce(min(look_at) <= statement_timestamp(), false) as "any!"
+           from saga.instance"#
     )
     .fetch_one(&mut **tx)
     .await
 }
 
-/// Locks and reads up to `limit` sagas of these versions that have a timer due and that nobody
-/// else holds, the longest overdue first. Timers are found without locking them: timer then
-/// instance against instance then timer would deadlock. What is found is twice as much as is
-/// taken, so that a second replica finds what the first leaves. In two steps, the second by an
-/// array of ids: whatever the statistics say, neither can walk over all sagas.
+/// Locks and reads up to `limit` sagas of these versions whose timers have to be looked at and that
+/// nobody else holds, the longest overdue first. What is found is twice as much as is taken, so that
+/// a second replica finds what the first leaves. In two steps, the second by an array of ids.
 pub(crate) async fn lock_due_instances(
     tx: &mut PgTransaction<'_>,
     known: &Versions,
@@ -461,18 +553,16 @@ pub(crate) async fn lock_due_instances(
     let rows = sqlx::query_as!(
         Row,
         r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                  parked_reason, data, steps, locks, seq, statement_timestamp() as "now!"
+                  parked_reason, data, steps::text as "steps!", locks::text as "locks!",
+                  timers::text as "timers!", look_at, seq, statement_timestamp() as "now!"
            from saga.instance
            where id = any (array(
-               select timer.saga_id from saga.timer
-               cross join lateral (
-                   select from saga.instance i
-                   where i.id = timer.saga_id
-                     and (i.definition, i.version) in (
-                         select * from unnest($1::text[], $2::integer[]))
-                   offset 0) as known
-               where timer.fire_at <= statement_timestamp()
-               order by timer.fire_at limit 2 * $3::bigint))
+               select due.id from saga.instance due
+               where due.look_at <= statement_timestamp()
+                 and exists (
+                     select from unnest($1::text[], $2::integer[]) as known (name, version)
+                     where known.name = due.definition and known.version = due.version offset 0)
+               order by due.look_at limit 2 * $3::bigint))
            order by id limit $3::bigint for update skip locked"#,
         &known.names,
         &known.versions,
@@ -480,62 +570,22 @@ pub(crate) async fn lock_due_instances(
     )
     .fetch_all(&mut **tx)
     .await?;
-    rows.into_iter().map(Row::parse).collect()
+    let parsed = rows.into_iter().map(|row| row.parse(Duration::ZERO));
+    parsed.collect()
 }
 
-/// Takes the due timers of sagas whose locks are held, the longest overdue first.
-pub(crate) async fn take_due_timers(
-    tx: &mut PgTransaction<'_>,
-    ids: &[Uuid],
-) -> Result<Vec<(Uuid, Timer)>, Error> {
-    let rows = sqlx::query!(
-        r#"with due as (
-               delete from saga.timer
-               where saga_id = any($1) and fire_at <= statement_timestamp()
-               returning saga_id, step, phase, round, attempt, fire_at)
-           select saga_id as "saga_id!", step as "step!", phase as "phase!", round as "round!",
-                  attempt as "attempt!"
-           from due order by fire_at, saga_id, step"#,
-        ids
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let timers = rows.into_iter().map(|row| {
-        match row.phase.as_str() {
-            DEADLINE => return Ok((row.saga_id, Timer::Deadline)),
-            LOCK => {
-                let resource = row.step;
-                return Ok((row.saga_id, Timer::Lock { resource }));
-            }
-            _ => {}
-        }
-        let phase = row.phase.parse();
-        let attempt = Attempt {
-            step: row.step,
-            phase: phase.map_err(|error| corrupt(row.saga_id, error))?,
-            round: row.round,
-            attempt: row.attempt,
-        };
-        Ok((row.saga_id, Timer::Attempt(attempt)))
-    });
-    timers.collect()
-}
-
-/// Puts off the due timers of a saga whose firing failed, each time for longer, up to five
-/// minutes. Takes the instance's lock like everybody who touches a timer.
+/// Puts off looking at the timers of a saga whose firing failed, each time for longer, up to five
+/// minutes.
 pub(crate) async fn postpone_timers(
     tx: &mut PgTransaction<'_>,
     id: Uuid,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query!("select id from saga.instance where id = $1 for update", id)
-        .fetch_optional(&mut **tx)
-        .await?;
     sqlx::query!(
-        "update saga.timer
+        "update saga.instance
          set failures = failures + 1,
-             fire_at = statement_timestamp()
+             look_at = statement_timestamp()
                        + least(power(2, least(failures, 20)), 300) * interval '1 second'
-         where saga_id = $1 and fire_at <= statement_timestamp()",
+         where id = $1 and look_at <= statement_timestamp()",
         id
     )
     .execute(&mut **tx)
@@ -557,14 +607,17 @@ struct Row {
     reason: Option<String>,
     parked_reason: Option<String>,
     data: Value,
-    steps: Value,
-    locks: Value,
+    steps: String,
+    locks: String,
+    timers: String,
+    look_at: Option<DateTime<Utc>>,
     seq: i64,
     now: DateTime<Utc>,
 }
 
 impl Row {
-    fn parse(self) -> Result<Loaded, Error> {
+    /// `waited` has passed since the statement that read it began.
+    fn parse(self, waited: Duration) -> Result<Loaded, Error> {
         let id = self.id;
         let instance = Instance {
             id,
@@ -579,13 +632,15 @@ impl Row {
             reason: self.reason,
             parked_reason: self.parked_reason,
             data: self.data,
-            steps: parse_steps(id, self.steps)?,
-            locks: from_json(id, self.locks)?,
+            steps: from_text(id, &self.steps)?,
+            locks: from_text(id, &self.locks)?,
             seq: self.seq,
         };
         Ok(Loaded {
             instance,
-            now: self.now,
+            agenda: from_text(id, &self.timers)?,
+            look_at: self.look_at,
+            now: self.now + waited,
         })
     }
 }
@@ -631,10 +686,47 @@ pub(crate) fn corrupt(saga_id: Uuid, reason: impl ToString) -> Error {
     }
 }
 
+/// A step's state as an array, in the order in which [`StepState`] declares it; what it lacks at the
+/// end is left out. A row is written at each turn, and objects are twice as long.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum StepRow<'a> {
+    Quiet(&'a str, StepStatus, i32, i32),
+    Waiting(&'a str, StepStatus, i32, i32, Option<WaitingFor>),
+    Answered(&'a str, StepStatus, i32, i32, Option<WaitingFor>, &'a str),
+}
+
+impl<'a> StepRow<'a> {
+    fn of(step: &'a StepState) -> Self {
+        let (name, status, round, attempt) = (&step.name, step.status, step.round, step.attempt);
+        match (step.waiting, &step.answer) {
+            (None, None) => Self::Quiet(name, status, round, attempt),
+            (waiting, None) => Self::Waiting(name, status, round, attempt, waiting),
+            (waiting, Some(answer)) => {
+                Self::Answered(name, status, round, attempt, waiting, answer)
+            }
+        }
+    }
+}
+
+fn steps_text(id: Uuid, steps: &[StepState]) -> Result<String, Error> {
+    let rows: Vec<StepRow<'_>> = steps.iter().map(StepRow::of).collect();
+    text(id, &rows)
+}
+
+fn from_text<T: serde::de::DeserializeOwned>(id: Uuid, json: &str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| corrupt(id, error))
+}
+
+fn text(id: Uuid, value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| corrupt(id, error))
+}
+
 fn json(id: Uuid, value: &impl serde::Serialize) -> Result<Value, Error> {
     serde_json::to_value(value).map_err(|error| corrupt(id, error))
 }
 
-fn millis(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+/// No longer than [`agenda::LONGEST`].
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64().min(agenda::LONGEST.as_seconds_f64())
 }

@@ -17,10 +17,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     coordinator::{Coordinator, Turns},
-    event::{Input, Timer},
-    locks, pending,
-    table::{self, TimerChanges},
-    telemetry,
+    locks, pending, table, telemetry,
 };
 
 /// Sagas whose turns share a transaction.
@@ -102,7 +99,14 @@ impl Timers {
     }
 
     async fn fire_due(&self) -> Result<Fired, Error> {
-        match self.fire(BATCH).await {
+        let fired = loop {
+            match self.fire(BATCH).await {
+                // All were looked at too early, and are moved on; there may be more.
+                Ok((sagas, Ok(0))) if sagas.len() >= BATCH as usize => {}
+                fired => break fired,
+            }
+        };
+        match fired {
             Ok((_, Ok(0))) => return Ok(Fired::None),
             Ok((_, Ok(fired))) => {
                 telemetry::timers_fired(fired);
@@ -154,11 +158,7 @@ impl Timers {
         }
         let mut turns = Turns::of(&self.coordinator, loaded);
         let fired = async {
-            let timers = table::take_due_timers(&mut tx, &ids).await?;
-            let fired = timers.len();
-            for (saga_id, timer) in timers {
-                turns.take(saga_id, &Input::Timer(timer))?;
-            }
+            let fired = turns.fire()?;
             turns.write(&mut tx).await?;
             Ok(fired)
         };
@@ -182,15 +182,7 @@ impl Timers {
         if granted.is_empty() {
             return Ok(0);
         }
-        let due = |granted: &locks::Granted| {
-            let resource = granted.resource.clone();
-            (granted.saga_id, Timer::Lock { resource }, Duration::ZERO)
-        };
-        let changes = TimerChanges {
-            set: granted.iter().map(due).collect(),
-            ..TimerChanges::default()
-        };
-        table::change_timers(&mut tx, &changes).await?;
+        table::wake(&mut tx, &granted).await?;
         tx.commit().await?;
         Ok(granted.len())
     }

@@ -53,6 +53,12 @@ impl Used {
     }
 }
 
+/// Seconds that the calling thread has used so far.
+pub(crate) fn of_this_thread() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/thread-self/stat")?;
+    Ok(parse(&stat)?.1)
+}
+
 /// By the names that threads of this process have.
 fn whose(thread: &str) -> &'static str {
     match thread {

@@ -27,6 +27,7 @@ pub(crate) struct Weight {
 pub(crate) async fn of(stage: &Arc<Stage>, act: Act, in_flight: usize) -> Result<Weight> {
     let (pool, before) = (stage.pool(), stage.effects().await?);
     let inspects = inspect(pool).await?;
+    let counts = count_statements(pool).await?;
     let mut commits = None;
     let work = async {
         let from = position(pool).await?;
@@ -34,6 +35,9 @@ pub(crate) async fn of(stage: &Arc<Stage>, act: Act, in_flight: usize) -> Result
         stage.verify(act, WEIGHED, before).await?;
         if inspects {
             commits = Some(count_commits(pool, &from).await? / WEIGHED as f64);
+        }
+        if counts {
+            print_statements(pool).await?;
         }
         anyhow::Ok(())
     };
@@ -54,6 +58,40 @@ async fn inspect(pool: &PgPool) -> Result<bool> {
             .await?;
     }
     Ok(available)
+}
+
+/// Whether the server counts statements (`--postgres shared_preload_libraries=pg_stat_statements`);
+/// then it begins anew.
+async fn count_statements(pool: &PgPool) -> Result<bool> {
+    let loaded: bool = sqlx::query_scalar(
+        "select current_setting('shared_preload_libraries') like '%pg_stat_statements%'",
+    )
+    .fetch_one(pool)
+    .await?;
+    if loaded {
+        sqlx::raw_sql(
+            "create extension if not exists pg_stat_statements; select pg_stat_statements_reset()",
+        )
+        .execute(pool)
+        .await?;
+    }
+    Ok(loaded)
+}
+
+/// Says which statements took the server's time, for whoever wants less of it.
+async fn print_statements(pool: &PgPool) -> Result<()> {
+    let statements: Vec<(String, f64, f64, f64)> = sqlx::query_as(
+        r"select left(regexp_replace(query, '\s+', ' ', 'g'), 100), sum(calls)::float8,
+                 sum(total_exec_time) * 1e3, sum(wal_bytes)::float8
+          from pg_stat_statements group by 1 order by 3 desc limit 25",
+    )
+    .fetch_all(pool)
+    .await?;
+    for (statement, calls, micros, bytes) in statements {
+        let [calls, micros, bytes] = [calls, micros, bytes].map(|all| all / WEIGHED as f64);
+        eprintln!("  {calls:.2} of a saga, {micros:.0} µs, {bytes:.0} B: {statement}");
+    }
+    Ok(())
 }
 
 /// Where the WAL ends.

@@ -135,8 +135,9 @@ impl Coordinator {
         let defined = self.newest(definition)?;
         let (instance, decision) = decide::start(&defined.plan, saga_id, business_key, &data)?;
         let claims = claims_of(&decision.effects, saga_id);
-        let waits = turns::wait_of(&instance, &decision.effects);
-        let Some(now) = table::insert_instance(tx, &instance, waits).await? else {
+        let timers = turns::timers_of(&decision.effects);
+        let inserted = table::insert_instance(tx, &instance, &decision.events, &timers).await?;
+        let Some(now) = inserted else {
             let existing = table::load_by_business_key(tx, definition, business_key).await?;
             return Ok(existing.ok_or(Error::IdTaken(saga_id))?.instance);
         };

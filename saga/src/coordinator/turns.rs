@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     Error,
+    agenda::Agenda,
     coordinator::{Coordinator, Defined},
     decide::{self, Command, Decision, Effect},
     definition::{Ended, Hooks, Parked, StepSettled},
@@ -19,7 +20,7 @@ use crate::{
     instance::{Instance, Status},
     intervention::Intervention,
     locks,
-    table::{self, Anomaly, History, Loaded, Moved, TimerChanges, TimerKey},
+    table::{self, Anomaly, History, Loaded, Moved, Rescheduled, corrupt},
     telemetry, wire,
 };
 
@@ -35,11 +36,16 @@ pub(crate) struct Turns<'c> {
 /// One saga, its decisions not yet written.
 struct Taking {
     instance: Instance,
+    agenda: Agenda,
+    /// When its row says that its timers are to be looked at.
+    look_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
     /// The number its row has.
     written_seq: i64,
-    /// The number of its last event that is written.
-    last_seq: i64,
+    /// How many of its events are written, though they stand here.
+    recorded: usize,
+    /// Whether its timers were looked at.
+    looked: bool,
     claims_resources: bool,
     events: Vec<Event>,
     effects: Vec<Effect>,
@@ -50,11 +56,19 @@ impl<'c> Turns<'c> {
     /// Of sagas that were locked and read in this transaction.
     pub(crate) fn of(coordinator: &'c Coordinator, loaded: Vec<Loaded>) -> Self {
         let taking = |loaded: Loaded| {
-            let Loaded { instance, now } = loaded;
+            let Loaded {
+                instance,
+                agenda,
+                look_at,
+                now,
+            } = loaded;
             let taking = Taking {
+                agenda,
+                look_at,
                 now,
                 written_seq: instance.seq,
-                last_seq: instance.seq,
+                recorded: 0,
+                looked: false,
                 claims_resources: !instance.locks.is_empty(),
                 events: Vec::new(),
                 effects: Vec::new(),
@@ -69,23 +83,28 @@ impl<'c> Turns<'c> {
         }
     }
 
-    /// Of one saga whose row was inserted in this transaction, its events not yet.
+    /// Of one saga whose row, events and timers were inserted in this transaction, `now`.
     pub(crate) fn begun(
         coordinator: &'c Coordinator,
         instance: Instance,
         decision: Decision,
         now: DateTime<Utc>,
     ) -> Self {
-        let taking = Taking {
+        let mut taking = Taking {
+            agenda: Agenda::default(),
+            look_at: None,
             now,
             written_seq: instance.seq,
-            last_seq: 0,
+            recorded: decision.events.len(),
+            looked: false,
             claims_resources: !instance.locks.is_empty(),
             events: decision.events,
-            effects: decision.effects,
+            effects: Vec::new(),
             trace: Trace::new(),
             instance,
         };
+        taking.also(decision.effects);
+        taking.look_at = taking.agenda.first();
         Self {
             coordinator,
             sagas: BTreeMap::from([(taking.instance.id, taking)]),
@@ -117,6 +136,27 @@ impl<'c> Turns<'c> {
         let defined = self.coordinator.pinned(&taking.instance)?;
         taking.go_on(decide::step(&defined.plan, taking.instance.clone(), input)?);
         Ok(&taking.instance)
+    }
+
+    /// Decides about every timer that is due, the longest overdue of a saga first. How many there
+    /// were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Turns::take`], and [`Error::Corrupt`].
+    pub(crate) fn fire(&mut self) -> Result<usize, Error> {
+        let mut due = Vec::new();
+        for (&id, taking) in &mut self.sagas {
+            taking.looked = true;
+            let timers = taking.agenda.take_due(taking.now);
+            let timers = timers.map_err(|error| corrupt(id, error))?;
+            due.extend(timers.into_iter().map(|timer| (id, timer)));
+        }
+        let fired = due.len();
+        for (id, timer) in due {
+            self.take(id, &Input::Timer(timer))?;
+        }
+        Ok(fired)
     }
 
     /// Decides to go on under another version.
@@ -154,19 +194,15 @@ impl<'c> Turns<'c> {
     pub(crate) async fn write(self, tx: &mut PgTransaction<'_>) -> Result<Vec<Instance>, Error> {
         let Self { coordinator, sagas } = self;
         let sagas: Vec<Taking> = sagas.into_values().collect();
-        let decided: Vec<&Taking> = sagas.iter().filter(|s| !s.events.is_empty()).collect();
+        let (decided, others): (Vec<_>, Vec<_>) =
+            sagas.iter().partition(|saga| !saga.events.is_empty());
+        reschedule(tx, &others).await?;
         if decided.is_empty() {
             return Ok(sagas.into_iter().map(|taking| taking.instance).collect());
         }
-        let (quiet, loud): (Vec<_>, Vec<_>) = decided.iter().partition(|s| s.only_ignored());
-        move_on(tx, &loud, &quiet).await?;
-        record(tx, &decided).await?;
+        move_on(tx, &decided).await?;
         let messages = messages(coordinator, &decided);
         outbox::enqueue_all(tx, &messages).await?;
-        let timers = timer_changes(&decided);
-        if !(timers.ended.is_empty() && timers.clear.is_empty() && timers.set.is_empty()) {
-            table::change_timers(tx, &timers).await?;
-        }
         for saga in &decided {
             telemetry::decided(&saga.instance, &saga.events);
             let Defined { hooks, .. } = coordinator.pinned(&saga.instance)?;
@@ -187,13 +223,26 @@ impl Taking {
     fn go_on(&mut self, (instance, decision): (Instance, Decision)) {
         self.instance = instance;
         self.events.extend(decision.events);
-        self.effects.extend(decision.effects);
+        self.also(decision.effects);
+    }
+
+    /// Notes effects, and what they mean for its timers.
+    fn also(&mut self, effects: Vec<Effect>) {
+        for effect in &effects {
+            match effect {
+                Effect::SetTimer { timer, after } => self.agenda.set(timer, self.now, *after),
+                Effect::ClearTimer { step, phase } => self.agenda.clear(step, *phase),
+                Effect::Ended(_) => self.agenda.clear_all(),
+                _ => {}
+            }
+        }
+        self.effects.extend(effects);
     }
 
     /// Whether the state is as it was: what it waits for, and until when, stays untouched.
     fn only_ignored(&self) -> bool {
         let ignored = |event: &Event| matches!(event, Event::Ignored { .. });
-        self.events.iter().all(ignored)
+        !self.looked && self.events.iter().all(ignored)
     }
 
     fn has_ended(&self) -> bool {
@@ -205,39 +254,57 @@ impl Taking {
         (self.written_seq != self.instance.seq).then(|| Moved {
             instance: &self.instance,
             expected_seq: self.written_seq,
-            waits: wait_of(&self.instance, &self.effects),
+            agenda: &self.agenda,
+            look_at: self.agenda.look_at(self.look_at, self.now),
         })
+    }
+
+    /// Its events that are not written yet.
+    fn news(&self) -> History<'_> {
+        let events = &self.events[self.recorded..];
+        History {
+            saga_id: self.instance.id,
+            last_seq: self.instance.seq - events.len() as i64,
+            events,
+        }
     }
 }
 
-async fn move_on(
-    tx: &mut PgTransaction<'_>,
-    loud: &[&Taking],
-    quiet: &[&Taking],
-) -> Result<(), Error> {
+/// Writes the timers of those that were looked at and had nothing to decide.
+async fn reschedule(tx: &mut PgTransaction<'_>, others: &[&Taking]) -> Result<(), Error> {
+    let looked = others.iter().filter(|saga| saga.looked);
+    let looked = looked.map(|saga| Rescheduled {
+        id: saga.instance.id,
+        agenda: &saga.agenda,
+        look_at: saga.agenda.look_at(saga.look_at, saga.now),
+    });
+    let looked: Vec<_> = looked.collect();
+    match looked.is_empty() {
+        true => Ok(()),
+        false => table::reschedule(tx, &looked).await,
+    }
+}
+
+async fn move_on(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<(), Error> {
+    let all = decided.iter().copied();
+    let (quiet, loud): (Vec<&Taking>, Vec<&Taking>) = all.partition(|saga| saga.only_ignored());
     let loud: Vec<Moved<'_>> = loud.iter().filter_map(|saga| saga.moved()).collect();
     let quiet: Vec<Moved<'_>> = quiet.iter().filter_map(|saga| saga.moved()).collect();
-    if !loud.is_empty() && table::update_instances(tx, &loud).await? != loud.len() as u64 {
-        return Err(Error::Conflict(loud[0].instance.id));
-    }
-    if !quiet.is_empty() && table::advance_seqs(tx, &quiet).await? != quiet.len() as u64 {
+    let news: Vec<History<'_>> = decided.iter().map(|saga| saga.news()).collect();
+    if !quiet.is_empty() && table::advance_seqs(tx, &quiet).await? != quiet.len() as i64 {
         return Err(Error::Conflict(quiet[0].instance.id));
     }
-    Ok(())
-}
-
-async fn record(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<(), Error> {
-    let histories: Vec<_> = decided
-        .iter()
-        .map(|saga| History {
-            saga_id: saga.instance.id,
-            last_seq: saga.last_seq,
-            events: &saga.events,
-        })
-        .collect();
-    table::append_events(tx, &histories).await?;
-    let anomalies = decided.iter().flat_map(|saga| {
-        let numbered = (saga.last_seq + 1..).zip(&saga.events);
+    match loud.is_empty() {
+        false => {
+            if table::move_on(tx, &loud, &news).await? != loud.len() as i64 {
+                return Err(Error::Conflict(loud[0].instance.id));
+            }
+        }
+        true if news.iter().all(|history| history.events.is_empty()) => {}
+        true => table::append_events(tx, &news).await?,
+    }
+    let anomalies = news.iter().zip(decided).flat_map(|(history, saga)| {
+        let numbered = (history.last_seq + 1..).zip(history.events);
         numbered.filter_map(|(seq, event)| Anomaly::of(&saga.instance, seq, event))
     });
     let anomalies: Vec<_> = anomalies.collect();
@@ -274,47 +341,13 @@ fn message(coordinator: &Coordinator, saga: &Taking, command: &Command) -> Messa
     })
 }
 
-/// Of a timer's changes the last counts; an ended saga has none.
-fn timer_changes(decided: &[&Taking]) -> TimerChanges {
-    let mut changes = TimerChanges::default();
-    for saga in decided {
-        let id = saga.instance.id;
-        if saga.has_ended() {
-            changes.ended.push(id);
-            continue;
-        }
-        let mut timers: BTreeMap<TimerKey, Option<(&Timer, Duration)>> = BTreeMap::new();
-        for effect in &saga.effects {
-            match effect {
-                Effect::SetTimer { timer, after } => {
-                    timers.insert(table::timer_key(timer), Some((timer, *after)));
-                }
-                Effect::ClearTimer { step, phase } => {
-                    timers.insert((step.clone(), phase.as_str()), None);
-                }
-                _ => {}
-            }
-        }
-        for (key, set) in timers {
-            match set {
-                Some((timer, after)) => changes.set.push((id, timer.clone(), after)),
-                None => changes.clear.push((id, key)),
-            }
-        }
-    }
-    changes
-}
-
-/// How long the saga will wait for what it waits for first, for the eyes of whoever looks at it.
-pub(crate) fn wait_of(instance: &Instance, effects: &[Effect]) -> Option<Duration> {
-    let waiting = instance.waiting()?;
-    effects.iter().rev().find_map(|effect| match effect {
-        Effect::SetTimer {
-            timer: Timer::Attempt(attempt),
-            after,
-        } if attempt.step == waiting.step && attempt.attempt == waiting.attempt => Some(*after),
+/// The timers that these effects set, each once.
+pub(crate) fn timers_of(effects: &[Effect]) -> Vec<(&Timer, Duration)> {
+    let timers = effects.iter().filter_map(|effect| match effect {
+        Effect::SetTimer { timer, after } => Some((timer, *after)),
         _ => None,
-    })
+    });
+    timers.collect()
 }
 
 async fn run_hooks(

@@ -1,20 +1,20 @@
 //! What is read to be shown. Nothing here locks or writes.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use serde_json::Value;
 use sqlx::{PgPool, QueryBuilder, prelude::FromRow};
 use uuid::Uuid;
 
 use crate::{
     Error,
+    agenda::{Agenda, DEADLINE},
     http::{
         query::{AnomaliesQuery, CountQuery, EventsQuery, ListQuery},
         view::{AnomalyView, Group, Recorded, Saga, StepView, Summary, WaitingView},
     },
     operation::Operation,
     operator::table::push_selection,
-    table::{DEADLINE, corrupt, from_json, parse_steps, waiting},
+    table::{corrupt, from_json, parse_steps, waiting},
 };
 
 const COLUMNS: &str = "id, definition, version, hash, business_key, tags, status, paused, late, reason, \
@@ -125,9 +125,8 @@ pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Saga>, Error>
         "select id, definition, version, hash, business_key, tags, status, paused, late, reason,
                 parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round,
                 waiting_attempt, waiting_until, seq, created_at, updated_at, ended_at, steps, locks,
-                data,
-                (select jsonb_agg(to_jsonb(t)) from saga.timer t where t.saga_id = i.id) as timers
-         from saga.instance i where id = $1",
+                data, timers
+         from saga.instance where id = $1",
         id
     )
     .fetch_optional(pool)
@@ -185,14 +184,6 @@ impl AnomalyRow {
     }
 }
 
-/// A row of `saga.timer`, as far as it is shown.
-#[derive(Deserialize)]
-struct TimerRow {
-    step: String,
-    phase: String,
-    fire_at: DateTime<Utc>,
-}
-
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -230,12 +221,8 @@ impl Row {
             .timers
             .map(|timers| from_json(id, timers))
             .transpose()?;
-        let timers: Vec<TimerRow> = timers.unwrap_or_default();
-        let until = |step: &str, phase: &str| {
-            let mut timers = timers.iter();
-            let timer = timers.find(|timer| timer.step == step && timer.phase == phase);
-            timer.map(|timer| timer.fire_at)
-        };
+        let timers: Agenda = timers.unwrap_or_default();
+        let until = |step: &str, phase: &str| timers.until(step, phase);
         let waiting = waiting(
             id,
             self.waiting_for,

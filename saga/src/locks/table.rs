@@ -235,9 +235,9 @@ pub(crate) async fn lock_granted_instances(
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
         "select id from saga.instance
-         where id in (select saga_id from saga.lock_claim where state = 'granted'
-                      order by granted_at limit $1)
-         order by id for update skip locked",
+         where id = any (array(select saga_id from saga.lock_claim where state = 'granted'
+                               order by granted_at limit $1))
+         order by id limit $1 for update skip locked",
         limit
     )
     .fetch_all(&mut **tx)

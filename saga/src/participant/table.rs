@@ -182,10 +182,12 @@ pub(crate) async fn answers(
                   b.reply as "reply!"
            from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[])
                 as asked (saga_id, step, round, phase)
-           join saga.barrier b
-             on b.saga_id = asked.saga_id and b.step = asked.step and b.round = asked.round
-            and b.phase = asked.phase
-           where b.state = $5"#,
+           -- One look-up at a time, whatever the size of the table was when this was planned.
+           cross join lateral (
+               select op_key, outcome, reply_kind, reply from saga.barrier
+               where saga_id = asked.saga_id and step = asked.step and round = asked.round
+                 and phase = asked.phase and state = $5
+               offset 0) as b"#,
         &columns.sagas,
         &columns.steps,
         &columns.rounds,
@@ -213,15 +215,18 @@ pub(crate) async fn store_all(
     let done = sqlx::query!(
         "update saga.barrier b
          set state = $8, outcome = new.outcome, reply_kind = new.kind, reply = new.reply
-         from unnest($1::uuid[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::text[],
+         from unnest($1::uuid[], $2::text[], $3::integer[], $4::uuid[], $5::text[], $6::text[],
                      $7::bytea[])
-              as new (saga_id, step, round, phase, outcome, kind, reply)
+              as new (saga_id, step, round, op_key, outcome, kind, reply)
          where b.saga_id = new.saga_id and b.step = new.step and b.round = new.round
-           and b.phase = new.phase and b.state = $9",
+           and b.op_key = new.op_key and b.state = $9
+           -- Always so. The planner expects one row then, and uses the index whatever the size of the
+           -- table was when this was planned.
+           and new.step >= '' and new.kind >= '' and new.outcome >= ''",
         &columns.sagas,
         &columns.steps,
         &columns.rounds,
-        &columns.phases,
+        &columns.keys,
         &outcomes,
         &kinds,
         &replies,

@@ -84,17 +84,6 @@ pub(super) async fn delete_pending(
     Ok(())
 }
 
-/// Removes timers of these sagas that nobody waits for.
-pub(super) async fn delete_timers(
-    tx: &mut PgTransaction<'_>,
-    sagas: &[Uuid],
-) -> Result<(), sqlx::Error> {
-    sqlx::query!("delete from saga.timer where saga_id = any($1)", sagas)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
-}
-
 /// Removes these sagas.
 pub(super) async fn delete_instances(
     tx: &mut PgTransaction<'_>,

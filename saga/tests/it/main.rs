@@ -25,3 +25,4 @@ mod schema;
 mod support;
 mod timers;
 mod trials;
+mod young;

@@ -71,11 +71,7 @@ pub(crate) async fn reply(
 /// Time passes until nothing is due any more for a saga that waits.
 pub(crate) async fn nobody_answers(pool: &PgPool, coordinator: &Coordinator, id: Uuid) {
     testbed::until(PATIENCE, "the saga to be parked", || async {
-        sqlx::query("update saga.timer set fire_at = now() - interval '1 day' where saga_id = $1")
-            .bind(id)
-            .execute(pool)
-            .await
-            .unwrap();
+        make_due(pool, Some(id)).await;
         coordinator.timers(pool.clone()).run_once().await.unwrap();
         (instance(pool, id).await.status == Status::Parked).then_some(())
     })
@@ -142,11 +138,7 @@ impl Scene {
 async fn refuse_each_round(pool: &PgPool, coordinator: &Coordinator, id: Uuid) {
     testbed::until(PATIENCE, "the saga to be parked", || async {
         reply(pool, coordinator, id, wire::Outcome::Failed).await;
-        sqlx::query("update saga.timer set fire_at = now() - interval '1 day' where saga_id = $1")
-            .bind(id)
-            .execute(pool)
-            .await
-            .unwrap();
+        make_due(pool, Some(id)).await;
         if instance(pool, id).await.status == Status::Parked {
             return Some(());
         }

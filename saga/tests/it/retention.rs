@@ -221,7 +221,7 @@ async fn every_table_with_rows_of_a_saga_is_known_to_retention() {
     .await
     .unwrap();
     // The barrier is a participant's, with a retention of its own; a saga with a claim stays; a bulk
-    // operation goes with its own end.
+    // operation goes with its own end; a timer is a view of the instance.
     let known = [
         "anomaly",
         "barrier",

@@ -401,7 +401,8 @@ async fn state(pool: &PgPool, id: Uuid) -> (Instance, Vec<Event>) {
         (status.as_str(), data),
         (folded.status.as_str(), folded.data.clone())
     );
-    assert_eq!(steps, serde_json::to_value(&folded.steps).unwrap());
+    let steps: Vec<saga::instance::StepState> = serde_json::from_value(steps).unwrap();
+    assert_eq!(steps, folded.steps);
     (folded, events)
 }
 
@@ -418,6 +419,22 @@ pub(crate) async fn answers(pool: &PgPool) -> Vec<(wire::Outcome, Vec<u8>)> {
 pub(crate) async fn outcomes(pool: &PgPool) -> Vec<wire::Outcome> {
     let answers = answers(pool).await;
     answers.into_iter().map(|(outcome, _)| outcome).collect()
+}
+
+/// Makes the timers of a saga due, or those of all.
+pub(crate) async fn make_due(pool: &PgPool, id: Option<Uuid>) {
+    sqlx::query(
+        "update saga.instance
+         set timers = (select json_agg(json_build_array(
+                           t -> 0, t -> 1, t -> 2, t -> 3, (t ->> 4)::bigint - 86400000000))
+                       from json_array_elements(timers) as t),
+             look_at = look_at - interval '1 day'
+         where look_at is not null and id = coalesce($1, id)",
+    )
+    .bind(id)
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 /// How many rows a table has.

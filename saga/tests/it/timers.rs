@@ -13,13 +13,6 @@ fn impatient() -> Coordinator {
     coordinator_of(definition_with(Duration::from_millis(1)))
 }
 
-async fn make_due(pool: &PgPool) {
-    sqlx::query("update saga.timer set fire_at = fire_at - interval '1 day'")
-        .execute(pool)
-        .await
-        .unwrap();
-}
-
 #[tokio::test]
 async fn nothing_fires_before_its_time() {
     let orders = database("orders").await;
@@ -34,14 +27,14 @@ async fn an_overdue_answer_sends_the_same_operation_again_whoever_notices() {
     let orders = database("orders").await;
     let saga = start(&coordinator(), &orders, &Trip::default()).await;
     // Each firing by a coordinator built anew: the timer is a row and survives.
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let fired = coordinator()
         .timers(orders.clone())
         .run_once()
         .await
         .unwrap();
     assert_eq!(fired, Fired::Some(1));
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let fired = coordinator()
         .timers(orders.clone())
         .run_once()
@@ -110,13 +103,11 @@ async fn a_step_that_never_answers_is_undone_and_the_loop_stops_when_told() {
 }
 
 async fn timer_of(pool: &PgPool, id: Uuid) -> (i32, bool) {
-    sqlx::query_as(
-        "select failures, fire_at > clock_timestamp() from saga.timer where saga_id = $1",
-    )
-    .bind(id)
-    .fetch_one(pool)
-    .await
-    .unwrap()
+    sqlx::query_as("select failures, look_at > clock_timestamp() from saga.instance where id = $1")
+        .bind(id)
+        .fetch_one(pool)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -128,7 +119,7 @@ async fn a_timer_that_fails_is_put_off_and_starves_no_other() {
         .await
         .unwrap();
     let healthy = start(&coordinator(), &orders, &Trip::default()).await;
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let timers = coordinator().timers(orders.clone());
     assert_eq!(timers.run_once().await.unwrap(), Fired::Postponed);
     assert_eq!(timers.run_once().await.unwrap(), Fired::None);
@@ -161,9 +152,9 @@ async fn timers_of_a_version_that_this_replica_lacks_are_left_to_another_and_sta
         .execute(&orders)
         .await
         .unwrap();
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let known = start(&coordinator(), &orders, &Trip::default()).await;
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let timers = coordinator().timers(orders.clone());
     assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
     assert_eq!(timers.run_once().await.unwrap(), Fired::None);
@@ -178,7 +169,7 @@ async fn many_due_timers_share_transactions_and_each_is_fired_once() {
     for _ in 0..250 {
         start(&coordinator(), &orders, &Trip::default()).await;
     }
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let timers = [
         coordinator().timers(orders.clone()),
         coordinator().timers(orders.clone()),
@@ -215,7 +206,7 @@ async fn a_locked_saga_is_skipped_and_does_not_hold_up_the_others() {
     let orders = database("orders").await;
     let held = start(&coordinator(), &orders, &Trip::default()).await;
     let free = start(&coordinator(), &orders, &Trip::default()).await;
-    make_due(&orders).await;
+    make_due(&orders, None).await;
     let mut tx = orders.begin().await.unwrap();
     sqlx::query("select 1 from saga.instance where id = $1 for update")
         .bind(held.id)
@@ -298,13 +289,45 @@ async fn a_step_after_the_pivot_refused_once_gets_a_new_round_and_nothing_is_und
 async fn a_timer_nobody_waits_for_fires_once_and_is_gone() {
     let orders = database("orders").await;
     let saga = start(&coordinator(), &orders, &Trip::default()).await;
-    sqlx::query("insert into saga.timer values ($1, 'pay', 'action', 1, 1, now())")
-        .bind(saga.id)
-        .execute(&orders)
-        .await
-        .unwrap();
+    sqlx::query(
+        r#"update saga.instance set look_at = now(),
+             timers = (timers::jsonb || jsonb '[["pay", "action", 1, 1, 0]]')::json
+           where id = $1"#,
+    )
+    .bind(saga.id)
+    .execute(&orders)
+    .await
+    .unwrap();
     let timers = coordinator().timers(orders.clone());
     assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
     assert_eq!(timers.run_once().await.unwrap(), Fired::None);
     assert_eq!(instance(&orders, saga.id).await, saga);
+}
+
+#[tokio::test]
+async fn an_ended_saga_leaves_no_timer_behind_and_an_early_look_fires_nothing() {
+    let orders = database("orders").await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let only_pivot = saga::Definition::<Trip>::builder("trip", 1).pivot(step("pay").timeout(day));
+    let coordinator = coordinator_of(only_pivot.deadline(day).build().unwrap());
+    let saga = start(&coordinator, &orders, &Trip::default()).await;
+    assert_eq!(count(&orders, "saga.timer").await, 2);
+    sqlx::query("update saga.instance set look_at = now() where id = $1")
+        .bind(saga.id)
+        .execute(&orders)
+        .await
+        .unwrap();
+    let timers = coordinator.timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    let waits = "saga.instance where look_at = (select min(fire_at) from saga.timer)";
+    assert_eq!(count(&orders, waits).await, 1, "moved to when it is due");
+    let command = sent(&orders, "trip.commands").await.remove(0);
+    let reply = answer(&command, Outcome::Succeeded);
+    deliver(&orders, &coordinator.replies(), &reply)
+        .await
+        .unwrap();
+    assert_eq!(instance(&orders, saga.id).await.status, Status::Completed);
+    assert_eq!(count(&orders, "saga.timer").await, 0);
+    let looked_at = "saga.instance where look_at is not null";
+    assert_eq!(count(&orders, looked_at).await, 0);
 }
