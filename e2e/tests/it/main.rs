@@ -17,3 +17,5 @@ mod doors;
 mod faults;
 
 mod starting;
+
+mod gateway;

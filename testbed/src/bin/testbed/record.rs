@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use testbed::shop::{PLANS, Plan};
-use testbed::{Kafka, Postgres, Shop, command_line};
+use testbed::{Gateway, Kafka, Postgres, Shop, command_line};
 
 /// The assignments in `env`, in the order of the file.
 #[derive(Debug, Default)]
@@ -31,8 +31,10 @@ impl Entry {
 
 impl Record {
     /// Everything that a person or a tool needs to join in.
-    pub(crate) fn of(postgres: &Postgres, kafka: &Kafka, shop: &Shop) -> Record {
+    pub(crate) fn of(postgres: &Postgres, kafka: &Kafka, shop: &Shop, gateway: &Gateway) -> Record {
         let mut record = Record::default();
+        record.put("GATEWAY_URL", gateway.url());
+        record.put("GATEWAY_PID", pid(gateway.pid()));
         for department in shop.departments() {
             let (name, service) = (upper(department.plan.name), upper(department.plan.service));
             record.put(format!("{name}_DATABASE_URL"), &department.database_url);
@@ -81,13 +83,15 @@ impl Record {
         Ok(fs::remove_file(file(up))?)
     }
 
-    /// Services, relays, Kafka, Postgres: the order in which to stop them, and in which each group may go at once.
-    pub(crate) fn groups(&self) -> [Vec<Entry>; 4] {
+    /// Gateway, services, relays, Kafka, Postgres: the order in which to stop them, and in which each group may go at once.
+    pub(crate) fn groups(&self) -> [Vec<Entry>; 5] {
         let service = |plan: &Plan| self.entry(&upper(plan.service), format!("/{}", plan.service));
         let relay =
             |plan: &Plan| self.entry(&format!("{}_RELAY", upper(plan.name)), "/relay".into());
         let server = |name: &str| self.entry(name, self.value(&format!("{name}_FOLDER"))?);
+        let gateway = self.entry("GATEWAY", "gateway/Caddyfile".into());
         [
+            gateway.into_iter().collect(),
             PLANS.iter().filter_map(service).collect(),
             PLANS.iter().filter_map(relay).collect(),
             server("KAFKA").into_iter().collect(),

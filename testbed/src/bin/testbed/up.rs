@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use testbed::shop::{self, PLANS, Ports, Shop};
-use testbed::{Kafka, Postgres, kafka, port_is_free, postgres};
+use testbed::{Gateway, Kafka, Postgres, gateway, kafka, port_is_free, postgres};
 
 use crate::record::Record;
 
@@ -29,7 +29,7 @@ pub(crate) async fn up(folder: &Path, step_timeout: String) -> Result<ExitCode> 
         Postgres::start_with(postgres_options),
         Kafka::start_with(kafka_options)
     )?;
-    println!("starting four relays and four services …");
+    println!("starting four relays, four services and the gateway …");
     let options = shop::Options {
         ports: Ports::Documented,
         step_timeout: Some(step_timeout),
@@ -37,11 +37,18 @@ pub(crate) async fn up(folder: &Path, step_timeout: String) -> Result<ExitCode> 
         ..shop::Options::default()
     };
     let mut shop = Shop::start(&postgres, &kafka, options).await?;
-    Record::of(&postgres, &kafka, &shop).write(folder)?;
+    let gateway_options = gateway::Options {
+        port: Some(gateway::PORT),
+        log: Some(logs.join("gateway.log")),
+        ..gateway::Options::of(&shop)
+    };
+    let gateway = Gateway::start(gateway_options).await?;
+    Record::of(&postgres, &kafka, &shop, &gateway).write(folder)?;
+    gateway.detach();
     shop.detach();
     kafka.detach();
     postgres.detach();
-    summary(&shop, &kafka, folder);
+    summary(&shop, &kafka, &gateway, folder);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,16 +70,17 @@ fn refuse_if_running(folder: &Path) -> Result<()> {
 }
 
 fn refuse_taken_ports() -> Result<()> {
-    for plan in &PLANS {
-        for (port, whose) in [
+    let departments = PLANS.iter().flat_map(|plan| {
+        [
             (plan.port, plan.service.to_owned()),
             (plan.relay_port(), format!("{} relay", plan.name)),
-        ] {
-            ensure!(
-                port_is_free(port),
-                "port {port} ({whose}) is in use: stop the program that listens on it, then try again"
-            );
-        }
+        ]
+    });
+    for (port, whose) in departments.chain([(gateway::PORT, "gateway".to_owned())]) {
+        ensure!(
+            port_is_free(port),
+            "port {port} ({whose}) is in use: stop the program that listens on it, then try again"
+        );
     }
     Ok(())
 }
@@ -89,8 +97,8 @@ fn empty(folder: &Path) -> Result<std::path::PathBuf> {
     Ok(folder.canonicalize()?)
 }
 
-fn summary(shop: &Shop, kafka: &Kafka, folder: &Path) {
-    println!("\nthe shop is up:\n");
+fn summary(shop: &Shop, kafka: &Kafka, gateway: &Gateway, folder: &Path) {
+    println!("\nthe shop is up, all of it at {}:\n", gateway.url());
     for department in shop.departments() {
         println!(
             "  {:<24}{}",
