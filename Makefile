@@ -19,10 +19,10 @@ help: ## list the targets
 demo: ## the shop in one process, four orders told as they happen; ONCE=1 ends by itself
 	@cargo run --quiet --package demo -- $(if $(ONCE),--once)
 
-up: ## Postgres, Kafka, four relays, four services and the gateway in the background
+up: ## Postgres, Kafka, four relays, four services and the gateway in the background; TWO=1 with two order-services
 	@$(TOOLS) kafka gateway
 	@$(BINARIES)
-	@$(TESTBED) up
+	@$(TESTBED) up $(if $(TWO),--second-order-service)
 
 down: ## stop what `make up` started
 	@cargo build --quiet --package testbed

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use testbed::shop::{PLANS, Plan};
-use testbed::{Gateway, Kafka, Postgres, Shop, command_line};
+use testbed::{Kafka, Postgres, Shop, command_line};
 
 /// The assignments in `env`, in the order of the file.
 #[derive(Debug, Default)]
@@ -31,10 +31,8 @@ impl Entry {
 
 impl Record {
     /// Everything that a person or a tool needs to join in.
-    pub(crate) fn of(postgres: &Postgres, kafka: &Kafka, shop: &Shop, gateway: &Gateway) -> Record {
+    pub(crate) fn of(postgres: &Postgres, kafka: &Kafka, shop: &Shop) -> Record {
         let mut record = Record::default();
-        record.put("GATEWAY_URL", gateway.url());
-        record.put("GATEWAY_PID", pid(gateway.pid()));
         for department in shop.departments() {
             let (name, service) = (upper(department.plan.name), upper(department.plan.service));
             record.put(format!("{name}_DATABASE_URL"), &department.database_url);
@@ -49,6 +47,12 @@ impl Record {
         record.put("POSTGRES_PID", pid(postgres.pid()));
         record.put("POSTGRES_FOLDER", folder(postgres.folder()));
         record
+    }
+
+    /// A process that answers at a URL.
+    pub(crate) fn put_process(&mut self, name: &str, url: &str, process: Option<u32>) {
+        self.put(format!("{name}_URL"), url);
+        self.put(format!("{name}_PID"), pid(process));
     }
 
     /// What the folder's `env` says; `None` without that file.
@@ -89,10 +93,11 @@ impl Record {
         let relay =
             |plan: &Plan| self.entry(&format!("{}_RELAY", upper(plan.name)), "/relay".into());
         let server = |name: &str| self.entry(name, self.value(&format!("{name}_FOLDER"))?);
+        let second = self.entry("ORDER_SERVICE_2", "/order-service".into());
         let gateway = self.entry("GATEWAY", "gateway/Caddyfile".into());
         [
             gateway.into_iter().collect(),
-            PLANS.iter().filter_map(service).collect(),
+            PLANS.iter().filter_map(service).chain(second).collect(),
             PLANS.iter().filter_map(relay).collect(),
             server("KAFKA").into_iter().collect(),
             server("POSTGRES").into_iter().collect(),
