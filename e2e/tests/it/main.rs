@@ -19,3 +19,5 @@ mod faults;
 mod starting;
 
 mod gateway;
+
+mod observe;
