@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use reqwest::{Method, Response};
 use testbed::gateway::Options;
 use testbed::{Gateway, http, until};
@@ -60,6 +62,16 @@ async fn a_post_with_a_key_is_sent_again_whole() {
         assert_eq!(answer.text().await.unwrap(), "well");
         assert_eq!(pair.well.asked_with(&body), 1, "the whole body, once");
     }
+}
+
+#[tokio::test]
+async fn a_call_cut_off_after_a_long_time_is_sent_again() {
+    let pair = Pair::open().await;
+    // Longer than the gateway looks for an instance.
+    pair.sick.thinks(Duration::from_secs(6));
+    let (body, answer) = pair.send_to_the_sick(Method::POST, Some("key")).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(pair.well.asked_with(&body), 1);
 }
 
 #[tokio::test]

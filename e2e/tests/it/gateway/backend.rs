@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,7 @@ struct State {
     name: String,
     is_unwell: AtomicBool,
     hangs_up: AtomicBool,
+    thinks: Mutex<Duration>,
     asked: Mutex<Vec<Asked>>,
 }
 
@@ -63,6 +65,11 @@ impl Backend {
         self.state.hangs_up.store(hangs_up, Ordering::Relaxed);
     }
 
+    /// How long it works on a request before it hangs up.
+    pub(super) fn thinks(&self, time: Duration) {
+        *self.state.thinks.lock().expect("a time") = time;
+    }
+
     /// What it was asked so far, without questions after its health.
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().expect("the list").clone()
@@ -87,6 +94,8 @@ async fn serve(connection: TcpStream, state: Arc<State>) {
         if !is_health {
             state.asked.lock().expect("the list").push(asked);
             if state.hangs_up.load(Ordering::Relaxed) {
+                let thinks = *state.thinks.lock().expect("a time");
+                tokio::time::sleep(thinks).await;
                 return;
             }
         }

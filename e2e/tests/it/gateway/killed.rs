@@ -1,5 +1,6 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use testbed::gateway::Options;
@@ -10,18 +11,39 @@ use crate::shop::{self, Client, HEALED, House, SOON, assert_settled, counted};
 
 /// How many post, and how many read, at the same time.
 const CALLERS: usize = 6;
-/// How often the instance is killed.
-const KILLS: usize = 3;
+/// How often the instance is killed: at least, and at most until it had calls of both kinds in its hands.
+const KILLS: (usize, usize) = (2, 10);
 /// How many calls of each kind it has answered before.
 const SERVED: f64 = 20.0;
-/// For so many looks nothing was answered: every caller waits for the instance that froze.
-const STANDSTILL: usize = 10;
+/// So many calls of each kind have waited so long: some for the instance that froze.
+const STUCK: (usize, Duration) = (2, Duration::from_secs(1));
 
 /// What the callers share.
-#[derive(Default)]
 struct Rush {
     is_over: AtomicBool,
-    answered: AtomicUsize,
+    posts: UnderWay,
+    reads: UnderWay,
+}
+
+/// Since when each caller of a kind has waited for its answer.
+#[derive(Default)]
+struct UnderWay([Mutex<Option<Instant>>; CALLERS]);
+
+impl UnderWay {
+    fn begin(&self, caller: usize) {
+        *self.0[caller].lock().expect("a caller") = Some(Instant::now());
+    }
+
+    fn end(&self, caller: usize) {
+        *self.0[caller].lock().expect("a caller") = None;
+    }
+
+    fn are_stuck(&self) -> bool {
+        let (wanted, time) = STUCK;
+        let since = |caller: &Mutex<Option<Instant>>| *caller.lock().expect("a caller");
+        let stuck = self.0.iter().filter_map(since);
+        stuck.filter(|since| since.elapsed() >= time).count() >= wanted
+    }
 }
 
 /// A second order-service of the shop, to be killed again and again.
@@ -44,7 +66,7 @@ impl Second {
         Second { process, url }
     }
 
-    /// Freezes it once it has answered calls of both kinds, and kills it when every caller waits for it.
+    /// Freezes it once it has answered calls of both kinds, and kills it when callers of both wait for it.
     async fn kill_with_calls_in_its_hands(&mut self, rush: &Rush) {
         let client = http(SOON);
         let serves = async || {
@@ -57,15 +79,11 @@ impl Second {
         };
         until(SOON, "the second order-service to serve", serves).await;
         signal(self.process.pid().expect("it runs"), "STOP").expect("it freezes");
-        let (seen, looks) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let stands_still = async || {
-            let answered = rush.answered.load(Ordering::Relaxed);
-            if seen.swap(answered, Ordering::Relaxed) != answered {
-                looks.store(0, Ordering::Relaxed);
-            }
-            (looks.fetch_add(1, Ordering::Relaxed) >= STANDSTILL).then_some(())
+        let stuck = async || {
+            let stuck = rush.posts.are_stuck() && rush.reads.are_stuck();
+            stuck.then_some(())
         };
-        until(SOON, "every caller to wait for it", stands_still).await;
+        until(SOON, "calls of both kinds to wait for it", stuck).await;
         self.process.kill().expect("it is killed");
     }
 
@@ -84,17 +102,26 @@ async fn one_of_two_order_services_is_killed_and_no_call_that_may_be_repeated_fa
     options.orders.push(second.url.clone());
     let gateway = Gateway::start(options).await.expect("a gateway");
 
-    let (customer, rush) = (Uuid::now_v7(), Arc::new(Rush::default()));
+    let customer = Uuid::now_v7();
+    let rush = Arc::new(Rush {
+        is_over: AtomicBool::new(false),
+        posts: UnderWay::default(),
+        reads: UnderWay::default(),
+    });
     let client = || Client::through(&house.shop, gateway.url());
     let posting: Vec<_> = (0..CALLERS)
-        .map(|_| tokio::spawn(post(client(), customer, rush.clone())))
+        .map(|caller| tokio::spawn(post(caller, client(), customer, rush.clone())))
         .collect();
     let reading: Vec<_> = (0..CALLERS)
-        .map(|_| tokio::spawn(read(client(), customer, rush.clone())))
+        .map(|caller| tokio::spawn(read(caller, client(), customer, rush.clone())))
         .collect();
-    for _ in 0..KILLS {
+    let (at_least, at_most) = KILLS;
+    let met_both = || sent_again(&gateway, "POST") > 0 && sent_again(&gateway, "GET") > 0;
+    let mut kills = 0;
+    while kills < at_least || kills < at_most && !met_both() {
         second.kill_with_calls_in_its_hands(&rush).await;
         second.start_again().await;
+        kills += 1;
     }
     rush.is_over.store(true, Ordering::Relaxed);
     let (mut placed, mut reads) = (Vec::new(), 0);
@@ -107,11 +134,11 @@ async fn one_of_two_order_services_is_killed_and_no_call_that_may_be_repeated_fa
 
     let (posts_again, reads_again) = (sent_again(&gateway, "POST"), sent_again(&gateway, "GET"));
     println!(
-        "{} orders and {reads} reads over {KILLS} kills; sent again: {posts_again} posts, {reads_again} reads",
+        "{} orders and {reads} reads over {kills} kills; sent again: {posts_again} posts, {reads_again} reads",
         placed.len()
     );
-    assert!(posts_again >= KILLS, "no kill met a post under way");
-    assert!(reads_again >= KILLS, "no kill met a read under way");
+    assert!(posts_again > 0, "no kill met a post under way");
+    assert!(reads_again > 0, "no kill met a read under way");
     // Each key is one order, whatever was sent twice.
     let mut ids = placed.clone();
     ids.sort();
@@ -126,31 +153,33 @@ async fn one_of_two_order_services_is_killed_and_no_call_that_may_be_repeated_fa
 }
 
 /// Places orders, each under a key of its own, and takes nothing but 201 for an answer.
-async fn post(client: Client, customer: Uuid, rush: Arc<Rush>) -> Vec<Uuid> {
+async fn post(caller: usize, client: Client, customer: Uuid, rush: Arc<Rush>) -> Vec<Uuid> {
     let mut placed = Vec::new();
     while !rush.is_over.load(Ordering::Relaxed) {
         let key = Uuid::now_v7().to_string();
+        rush.posts.begin(caller);
         let answer = client.post(&cheap(customer), Some(&key)).await;
         let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
         assert_eq!(status, 201, "{body}");
         let order: Value = serde_json::from_str(&body).expect("an order");
         let id = order["id"].as_str().and_then(|id| id.parse().ok());
         placed.push(id.expect("its id"));
-        rush.answered.fetch_add(1, Ordering::Relaxed);
+        rush.posts.end(caller);
     }
     placed
 }
 
 /// Lists orders, and takes nothing but 200 for an answer.
-async fn read(client: Client, customer: Uuid, rush: Arc<Rush>) -> usize {
+async fn read(caller: usize, client: Client, customer: Uuid, rush: Arc<Rush>) -> usize {
     let url = format!("{}/v1/orders?customer_id={customer}&limit=5", client.orders);
     let mut reads = 0;
     while !rush.is_over.load(Ordering::Relaxed) {
+        rush.reads.begin(caller);
         let answer = client.get(&url).await;
         let (status, body) = (answer.status(), answer.text().await.unwrap_or_default());
         assert_eq!(status, 200, "{body}");
         reads += 1;
-        rush.answered.fetch_add(1, Ordering::Relaxed);
+        rush.reads.end(caller);
     }
     reads
 }
