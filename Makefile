@@ -6,10 +6,12 @@ TESTBED := target/debug/testbed
 # The relay is behind a feature of the library; its crash points do nothing unless CRASH_AT names one.
 # The same features for programs and tests, or everything on top of the library is built twice.
 FEATURES := --features outbox/relay-bin,outbox/crash-points
+# Java for Kafka, Caddy, promtool, Helm: installed where that takes no question; else it is said.
+TOOLS := ./testbed/install-tools
 # Everything that runs as a process of its own.
 BINARIES := cargo build --quiet --workspace --bins $(FEATURES)
 
-.PHONY: help demo up down test trials check bench sqlx-prepare tools
+.PHONY: help demo up down test trials check bench sqlx-prepare
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -17,21 +19,24 @@ help: ## list the targets
 demo: ## the shop in one process, four orders told as they happen; ONCE=1 ends by itself
 	@cargo run --quiet --package demo -- $(if $(ONCE),--once)
 
-up: tools ## Postgres, Kafka, four relays and four services in the background
+up: ## Postgres, Kafka, four relays, four services and the gateway in the background; TWO=1 with two order-services
+	@$(TOOLS) kafka gateway
 	@$(BINARIES)
-	@$(TESTBED) up
+	@$(TESTBED) up $(if $(TWO),--second-order-service)
 
 down: ## stop what `make up` started
 	@cargo build --quiet --package testbed
 	@$(TESTBED) down
 
-test: tools ## everything, on a real Kafka and Postgres started for it; of the fault trials the short forms
+test: ## everything, on a real Kafka and Postgres started for it; of the fault trials the short forms
+	@$(TOOLS) kafka gateway rules chart
 	@$(BINARIES)
 	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
 	@# One at a time: each takes a server or a broker of its own, and time is part of what it looks at.
 	TRIALS=short $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 trials::
 
-trials: tools ## the fault trials in their long forms, and a table; TRIALS=short, TRIAL=name, TRIALS_SEED=n
+trials: ## the fault trials in their long forms, and a table; TRIALS=short, TRIAL=name, TRIALS_SEED=n
+	@$(TOOLS) kafka
 	@$(BINARIES)
 	@rm -f target/trials.tsv
 	@TRIALS=$(or $(TRIALS),long) $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 $(or $(TRIAL),trials:: plans::); \
@@ -42,13 +47,10 @@ check: ## formatting, lints and documentation, without a warning
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
-bench: tools ## what the outbox costs and how fast it is, on this machine; BENCH="--only latency"
+bench: ## what the outbox costs and how fast it is, on this machine; BENCH="--only latency"
+	@$(TOOLS) kafka
 	cargo run --release --package bench -- $(BENCH)
 
 sqlx-prepare: ## describe the checked queries anew, after a change of a query or a migration
 	@cargo build --quiet --package testbed
 	@$(TESTBED) prepare
-
-# Kafka needs Java, and Maven to fetch it. Installed where that takes no question; else it is said.
-tools:
-	@command -v java >/dev/null && command -v mvn >/dev/null || ./testbed/install-tools

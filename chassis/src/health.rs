@@ -3,7 +3,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `/healthz` | 200 while the process runs: restarting it would not help with anything else |
-//! | `/readyz` | 200 when every check passes, else 503; JSON with each check's state and detail |
+//! | `/readyz` | 200 when every check passes, else 503; JSON with each check's state and detail. `?exclude=broker&exclude=lease` leaves these out: for who asks whether requests would be answered |
 //! | `/metrics` | Prometheus text |
 //!
 //! **Promised**: `/readyz` answers within a second and a bit whatever hangs: checks run at the
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::Query;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -128,7 +129,14 @@ impl Readiness {
 
     /// Runs all checks at the same time.
     pub async fn report(&self) -> Report {
-        let checks = self.checks();
+        self.report_without(&[]).await
+    }
+
+    /// As [`report`](Self::report), without the checks of these names. One that nobody added is no
+    /// error: callers name parts that not every service has.
+    pub async fn report_without(&self, excluded: &[String]) -> Report {
+        let mut checks = self.checks();
+        checks.retain(|name, _| !excluded.contains(name));
         let outcomes = join_all(checks.values().map(run)).await;
         let checks: BTreeMap<_, _> = checks.into_keys().zip(outcomes).collect();
         let ready = checks
@@ -193,12 +201,20 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
         .route("/healthz", get(async || Json(json!({"status": "alive"}))))
         .route(
             "/readyz",
-            get(async move || answer(readiness.report().await)),
+            get(async move |Query(asked): Query<Vec<(String, String)>>| {
+                answer(readiness.report_without(&excluded(asked)).await)
+            }),
         )
         .route(
             "/metrics",
             get(move || std::future::ready(figures(&metrics))),
         )
+}
+
+/// The values of `exclude`, which may be given several times.
+fn excluded(asked: Vec<(String, String)>) -> Vec<String> {
+    let excluded = asked.into_iter().filter(|(name, _)| name == "exclude");
+    excluded.map(|(_, check)| check).collect()
 }
 
 fn answer(report: Report) -> impl IntoResponse {

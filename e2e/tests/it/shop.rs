@@ -202,6 +202,14 @@ impl Client {
         }
     }
 
+    /// As [`of`](Self::of), with orders asked for at this gateway.
+    pub(crate) fn through(shop: &Shop, gateway: &str) -> Client {
+        Client {
+            orders: gateway.to_owned(),
+            ..Client::of(shop)
+        }
+    }
+
     pub(crate) async fn get(&self, url: &str) -> Response {
         self.http.get(url).send().await.expect("an answer")
     }

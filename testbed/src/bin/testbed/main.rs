@@ -41,6 +41,9 @@ enum Action {
         /// How long a saga's step may take.
         #[arg(long, default_value = "5s")]
         step_timeout: String,
+        /// Start a second order-service behind the gateway, on port 8181.
+        #[arg(long)]
+        second_order_service: bool,
     },
     /// Stop what `up` started.
     Down {
@@ -59,7 +62,14 @@ async fn main() -> ExitCode {
         Action::Up {
             folder,
             step_timeout,
-        } => up::up(&folder_or_default(folder), step_timeout).await,
+            second_order_service,
+        } => {
+            let wanted = up::Wanted {
+                step_timeout,
+                second_order_service,
+            };
+            up::up(&folder_or_default(folder), wanted).await
+        }
         Action::Down { folder } => down::down(&folder_or_default(folder)).await,
     };
     done.unwrap_or_else(|error| {

@@ -49,6 +49,12 @@ impl Record {
         record
     }
 
+    /// A process that answers at a URL.
+    pub(crate) fn put_process(&mut self, name: &str, url: &str, process: Option<u32>) {
+        self.put(format!("{name}_URL"), url);
+        self.put(format!("{name}_PID"), pid(process));
+    }
+
     /// What the folder's `env` says; `None` without that file.
     pub(crate) fn read(up: &Path) -> Result<Option<Record>> {
         let file = file(up);
@@ -81,14 +87,17 @@ impl Record {
         Ok(fs::remove_file(file(up))?)
     }
 
-    /// Services, relays, Kafka, Postgres: the order in which to stop them, and in which each group may go at once.
-    pub(crate) fn groups(&self) -> [Vec<Entry>; 4] {
+    /// Gateway, services, relays, Kafka, Postgres: the order in which to stop them, and in which each group may go at once.
+    pub(crate) fn groups(&self) -> [Vec<Entry>; 5] {
         let service = |plan: &Plan| self.entry(&upper(plan.service), format!("/{}", plan.service));
         let relay =
             |plan: &Plan| self.entry(&format!("{}_RELAY", upper(plan.name)), "/relay".into());
         let server = |name: &str| self.entry(name, self.value(&format!("{name}_FOLDER"))?);
+        let second = self.entry("ORDER_SERVICE_2", "/order-service".into());
+        let gateway = self.entry("GATEWAY", "gateway/Caddyfile".into());
         [
-            PLANS.iter().filter_map(service).collect(),
+            gateway.into_iter().collect(),
+            PLANS.iter().filter_map(service).chain(second).collect(),
             PLANS.iter().filter_map(relay).collect(),
             server("KAFKA").into_iter().collect(),
             server("POSTGRES").into_iter().collect(),

@@ -1,0 +1,335 @@
+//! The Helm chart: linted, and what it makes of its values.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use testbed::shop::PLANS;
+use testbed::tool;
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/recompense");
+const BROKERS: &str = "kafka.brokers=kafka:9092";
+/// Everything that can be switched on.
+const EVERYTHING: [&str; 6] = [
+    BROKERS,
+    "ingress.enabled=true",
+    "ingress.host=shop.example",
+    "serviceMonitor.enabled=true",
+    "networkPolicy.enabled=true",
+    "databases.orders.roles=shop",
+];
+
+fn helm(arguments: &[&str], values: &[&str]) -> Output {
+    let mut helm = Command::new(tool("helm"));
+    helm.args(arguments);
+    for value in values {
+        helm.args(["--set", value]);
+    }
+    // Whatever this user has told Helm is no part of it.
+    helm.env("HELM_NAMESPACE", "shop")
+        .env("KUBECONFIG", "/dev/null")
+        .output()
+        .expect("helm runs: testbed/install-tools chart installs it")
+}
+
+/// What is made of these values.
+fn rendered(values: &[&str]) -> Vec<Value> {
+    let output = helm(&["template", "recompense", CHART], values);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let documents = text
+        .split("\n---")
+        .map(|part| part.trim_start_matches("---"));
+    let documents = documents.filter_map(|part| {
+        let value: Value = serde_saphyr::from_str(part).ok()?;
+        value.is_object().then_some(value)
+    });
+    documents.collect()
+}
+
+fn of_kind<'a>(all: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    all.iter().filter(|one| one["kind"] == kind).collect()
+}
+
+fn named<'a>(all: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let mut found = of_kind(all, kind).into_iter();
+    let found = found.find(|one| one["metadata"]["name"] == name);
+    found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+/// The pod of a deployment or a job.
+fn pod(of: &Value) -> &Value {
+    &of["spec"]["template"]["spec"]
+}
+
+fn environment<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
+    let variables = pod["containers"][0]["env"].as_array()?;
+    variables.iter().find(|variable| variable["name"] == name)
+}
+
+/// The secrets that a pod is given, by any way there is.
+fn secrets(pod: &Value) -> BTreeSet<String> {
+    fn collect(value: &Value, found: &mut BTreeSet<String>) {
+        let children: Vec<&Value> = match value {
+            Value::Object(fields) => {
+                for key in ["secretKeyRef", "secretRef", "secret"] {
+                    let name = fields
+                        .get(key)
+                        .map(|secret| secret["name"].as_str().or(secret["secretName"].as_str()));
+                    found.extend(name.flatten().map(str::to_owned));
+                }
+                fields.values().collect()
+            }
+            Value::Array(items) => items.iter().collect(),
+            _ => Vec::new(),
+        };
+        children.into_iter().for_each(|child| collect(child, found));
+    }
+    let mut found = BTreeSet::new();
+    collect(pod, &mut found);
+    found
+}
+
+#[test]
+fn the_chart_is_linted() {
+    for values in [&EVERYTHING[..1], &EVERYTHING[..]] {
+        let output = helm(&["lint", "--strict", CHART], values);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains("1 chart(s) linted, 0 chart(s) failed"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn every_database_has_its_service_its_relays_and_its_migration() {
+    let all = rendered(&EVERYTHING);
+    assert_eq!(of_kind(&all, "Deployment").len(), PLANS.len() * 2);
+    assert_eq!(of_kind(&all, "Job").len(), PLANS.len());
+    assert_eq!(of_kind(&all, "PodDisruptionBudget").len(), PLANS.len() * 2);
+    for plan in &PLANS {
+        let service = named(&all, "Deployment", &format!("recompense-{}", plan.service));
+        let container = &pod(service)["containers"][0];
+        assert_eq!(container["command"][0], plan.service);
+        assert_eq!(container["ports"][0]["containerPort"], plan.port);
+        let listen = environment(pod(service), "LISTEN").expect("an address");
+        assert_eq!(listen["value"], format!("0.0.0.0:{}", plan.port).as_str());
+        let relay = named(
+            &all,
+            "Deployment",
+            &format!("recompense-{}-relay", plan.name),
+        );
+        assert_eq!(pod(relay)["containers"][0]["command"][0], "relay");
+        let source = environment(pod(relay), "SOURCE").expect("a source");
+        assert_eq!(source["value"], format!("/{}", plan.name).as_str());
+        assert_eq!(relay["spec"]["replicas"], 2, "one stands by");
+        let job = named(&all, "Job", &format!("recompense-{}-migration", plan.name));
+        let mut wanted: Vec<_> = plan
+            .schemas
+            .iter()
+            .map(|s| format!("--schema={s}"))
+            .collect();
+        if plan.name == "orders" {
+            wanted.push("--roles=shop".to_owned());
+        }
+        assert_eq!(pod(job)["containers"][0]["args"], serde_json::json!(wanted));
+        assert_eq!(
+            job["metadata"]["annotations"]["helm.sh/hook"],
+            "pre-install,pre-upgrade"
+        );
+    }
+}
+
+#[test]
+fn no_pod_is_given_a_secret_that_it_does_not_need() {
+    let all = rendered(&EVERYTHING);
+    for plan in &PLANS {
+        for (kind, name, role) in [
+            (
+                "Deployment",
+                format!("recompense-{}", plan.service),
+                "service",
+            ),
+            (
+                "Deployment",
+                format!("recompense-{}-relay", plan.name),
+                "relay",
+            ),
+            (
+                "Job",
+                format!("recompense-{}-migration", plan.name),
+                "migrate",
+            ),
+        ] {
+            let wanted = BTreeSet::from([format!("{}-{role}", plan.name)]);
+            assert_eq!(secrets(pod(named(&all, kind, &name))), wanted, "{name}");
+        }
+    }
+    assert_eq!(of_kind(&all, "Secret").len(), 0, "none is made from values");
+}
+
+#[test]
+fn programs_are_told_only_what_they_ask_for() {
+    let settings = [
+        include_str!("../../../chassis/src/config/settings.rs"),
+        include_str!("../../../chassis/src/telemetry/settings.rs"),
+        include_str!("../../../outbox/src/bin/relay.rs"),
+    ];
+    let all = rendered(&[BROKERS, "telemetry.otlpEndpoint=http://collector:4318"]);
+    let mut told = BTreeSet::new();
+    for one in of_kind(&all, "Deployment") {
+        for variable in pod(one)["containers"][0]["env"].as_array().unwrap() {
+            told.insert(variable["name"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(told.len() >= 8, "{told:?}");
+    for name in told {
+        let asked = settings
+            .iter()
+            .any(|file| file.contains(&format!("\"{name}\"")));
+        assert!(asked, "nobody reads {name}");
+    }
+}
+
+#[test]
+fn pods_are_asked_how_they_are_and_may_do_little() {
+    let all = rendered(&[BROKERS]);
+    let pods = of_kind(&all, "Deployment")
+        .into_iter()
+        .chain(of_kind(&all, "Job"));
+    for one in pods {
+        let (name, pod) = (&one["metadata"]["name"], pod(one));
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert!(
+            pod["securityContext"]["runAsUser"].as_i64() > Some(0),
+            "{name}"
+        );
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"],
+            "RuntimeDefault"
+        );
+        assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+        let container = &pod["containers"][0];
+        let may = &container["securityContext"];
+        assert_eq!(may["readOnlyRootFilesystem"], true, "{name}");
+        assert_eq!(may["allowPrivilegeEscalation"], false, "{name}");
+        assert_eq!(
+            may["capabilities"]["drop"],
+            serde_json::json!(["ALL"]),
+            "{name}"
+        );
+        for resource in ["requests", "limits"] {
+            assert!(
+                container["resources"][resource]["memory"].is_string(),
+                "{name}"
+            );
+        }
+        if one["kind"] == "Job" {
+            continue;
+        }
+        let role = one["metadata"]["labels"]["recompense/role"].as_str();
+        let ready = if role == Some("service") {
+            "/readyz?exclude=broker&exclude=lease"
+        } else {
+            "/readyz"
+        };
+        let asked = |probe: &str| container[probe]["httpGet"]["path"].clone();
+        assert_eq!(asked("readinessProbe"), ready, "{name}");
+        assert_eq!(asked("livenessProbe"), "/healthz", "{name}");
+        assert_eq!(asked("startupProbe"), "/healthz", "{name}");
+        assert_eq!(
+            one["spec"]["selector"]["matchLabels"]["recompense/role"],
+            role.unwrap()
+        );
+    }
+}
+
+#[test]
+fn what_is_optional_is_absent_unless_asked_for() {
+    let all = rendered(&[BROKERS]);
+    for kind in ["Ingress", "ServiceMonitor", "NetworkPolicy"] {
+        assert_eq!(of_kind(&all, kind).len(), 0, "{kind}");
+    }
+    let all = rendered(&EVERYTHING);
+    let ingress = of_kind(&all, "Ingress")[0];
+    let paths = ingress["spec"]["rules"][0]["http"]["paths"]
+        .as_array()
+        .unwrap();
+    let paths: BTreeSet<_> = paths
+        .iter()
+        .filter_map(|path| path["path"].as_str())
+        .collect();
+    assert_eq!(
+        paths,
+        BTreeSet::from(["/v1/deliveries", "/v1/orders", "/v1/payments"])
+    );
+    let monitor = of_kind(&all, "ServiceMonitor")[0];
+    let labels = monitor["spec"]["endpoints"][0]["relabelings"]
+        .as_array()
+        .unwrap();
+    let labels: Vec<_> = labels.iter().map(|label| &label["targetLabel"]).collect();
+    assert_eq!(labels, ["database", "role"], "what the rules go by");
+    assert_eq!(of_kind(&all, "NetworkPolicy").len(), 3);
+    let quiet = rendered(&[
+        BROKERS,
+        "podDisruptionBudget.enabled=false",
+        "migrations.enabled=false",
+    ]);
+    assert_eq!(of_kind(&quiet, "PodDisruptionBudget").len(), 0);
+    assert_eq!(of_kind(&quiet, "Job").len(), 0);
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    for (values, complaint) in [
+        (vec![], "/kafka/brokers"),
+        (vec!["kafka.brokers=kafka"], "/kafka/brokers"),
+        (vec![BROKERS, "relay.profile=fast"], "/relay/profile"),
+        (
+            vec![BROKERS, "databases.orders.replicas=0"],
+            "/databases/orders/replicas",
+        ),
+        (
+            vec![BROKERS, "databases.orders.secrets.relay="],
+            "/databases/orders/secrets/relay",
+        ),
+        (
+            vec![BROKERS, "databases.orders.env.DATABASE_URL=x"],
+            "/databases/orders/env",
+        ),
+        (
+            vec![BROKERS, "databases.orders.schemas={saga}"],
+            "/databases/orders/schemas",
+        ),
+        (vec![BROKERS, "databases.Orders.port=1"], "Orders"),
+        (vec![BROKERS, "kafka.broker=typo:9092"], "broker"),
+        (
+            vec![
+                BROKERS,
+                "ingress.paths[0].path=/metrics",
+                "ingress.paths[0].database=orders",
+            ],
+            "/ingress/paths/0/path",
+        ),
+        (vec![BROKERS, "ingress.enabled=true"], "ingress.host"),
+        (
+            vec![
+                BROKERS,
+                "ingress.enabled=true",
+                "ingress.host=a",
+                "ingress.paths[0].path=/v1/x",
+                "ingress.paths[0].database=returns",
+            ],
+            "no database returns",
+        ),
+    ] {
+        let output = helm(&["template", "recompense", CHART], &values);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values:?} is taken");
+        assert!(said.contains(complaint), "{values:?}: {said}");
+    }
+}
