@@ -10,6 +10,8 @@ mod house_rules;
 
 mod compose;
 
+mod described;
+
 mod scenarios;
 
 mod doors;
