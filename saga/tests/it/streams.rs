@@ -132,8 +132,13 @@ impl House {
 }
 
 impl Client {
-    /// The next event; none when the stream has ended.
+    /// The next event; none when the stream has ended. Comments do not count as something.
     async fn next(&mut self) -> Option<Told> {
+        let next = timeout(PATIENCE, self.event()).await;
+        next.expect("something to happen")
+    }
+
+    async fn event(&mut self) -> Option<Told> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let told = Told::parse(block);
@@ -143,8 +148,7 @@ impl Client {
                     None => continue,
                 }
             }
-            let more = timeout(PATIENCE, self.stream.next()).await;
-            let more = more.expect("something to happen")?.unwrap();
+            let more = self.stream.next().await?.unwrap();
             self.text.push_str(std::str::from_utf8(&more).unwrap());
         }
     }
