@@ -18,17 +18,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Json;
-use axum::Router;
-use axum::extract::Query;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::database;
 
@@ -43,7 +44,8 @@ type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, String>> + Send + 
 pub struct Readiness(Arc<RwLock<BTreeMap<String, Check>>>);
 
 /// The answer of `/readyz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Readiness)]
 pub struct Report {
     /// Whether all checks pass.
     pub status: Status,
@@ -52,8 +54,9 @@ pub struct Report {
 }
 
 /// The whole in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ReadinessStatus)]
 pub enum Status {
     /// Every check passes.
     Ready,
@@ -62,7 +65,7 @@ pub enum Status {
 }
 
 /// One check's outcome.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "status", content = "detail", rename_all = "lowercase")]
 pub enum Checked {
     /// It passes, and says this.
@@ -195,20 +198,43 @@ impl Gate {
     }
 }
 
+/// What the three paths answer from.
+#[derive(Clone)]
+struct Probed {
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+}
+
 /// The three paths, to be merged into a service's router.
-pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
-    Router::new()
-        .route("/healthz", get(async || Json(json!({"status": "alive"}))))
-        .route(
-            "/readyz",
-            get(async move |Query(asked): Query<Vec<(String, String)>>| {
-                answer(readiness.report_without(&excluded(asked)).await)
-            }),
-        )
-        .route(
-            "/metrics",
-            get(move || std::future::ready(figures(&metrics))),
-        )
+pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(figures))
+        .with_state(Probed { readiness, metrics })
+}
+
+/// Whether the process lives
+#[utoipa::path(get, path = "/healthz", tag = "probes", operation_id = "healthz",
+    responses((status = 200, description = "It does", body = Value)))]
+async fn healthz() -> Json<Value> {
+    Json(json!({"status": "alive"}))
+}
+
+/// Whether the service can work
+///
+/// Whether requests would be answered needs neither broker nor lease: leave them out.
+#[utoipa::path(get, path = "/readyz", tag = "probes", operation_id = "readyz",
+    params(("exclude" = Option<Vec<String>>, Query,
+        description = "A check that does not count; may be given several times")),
+    responses(
+        (status = 200, description = "Every check passes", body = Report),
+        (status = 503, description = "At least one fails, and says why", body = Report)))]
+async fn readyz(
+    State(Probed { readiness, .. }): State<Probed>,
+    Query(asked): Query<Vec<(String, String)>>,
+) -> impl IntoResponse {
+    answer(readiness.report_without(&excluded(asked)).await)
 }
 
 /// The values of `exclude`, which may be given several times.
@@ -225,7 +251,11 @@ fn answer(report: Report) -> impl IntoResponse {
     (status, Json(report))
 }
 
-fn figures(metrics: &PrometheusHandle) -> impl IntoResponse + use<> {
+/// The process's figures
+#[utoipa::path(get, path = "/metrics", tag = "probes", operation_id = "metrics",
+    responses((status = 200, description = "Prometheus text", content_type = "text/plain",
+        body = String)))]
+async fn figures(State(Probed { metrics, .. }): State<Probed>) -> impl IntoResponse {
     let text = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, text)], metrics.render())
 }

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// How far ahead a place is looked for, in days from tomorrow on.
@@ -11,7 +12,7 @@ pub const HORIZON_DAYS: i32 = 14;
 const UNSERVED: &str = "00000";
 
 /// The delivery of one order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Delivery {
     /// Its id.
     pub id: Uuid,
@@ -38,9 +39,10 @@ pub struct Delivery {
 }
 
 /// Where a delivery stands; the words of the column `deliveries.delivery.status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = DeliveryStatus)]
 pub enum Status {
     /// It holds a place of its day.
     Scheduled,

@@ -20,8 +20,8 @@ mod table;
 
 use std::sync::Arc;
 
-use axum::Router;
 use chassis::health::{self, Gate};
+use chassis::http::OpenApiRouter;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
@@ -38,6 +38,9 @@ pub use config::Config;
 /// The service's name: in logs and metrics, and as a consumer.
 pub const NAME: &str = "delivery-service";
 
+/// What it does, for whoever reads its API.
+const ABOUT: &str = "Gives an order its day, and hands the parcel to the carrier.";
+
 static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Runs the service until the process should end or a part of it fails.
@@ -51,6 +54,7 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     let readiness = service::readiness(&pool, &broker);
     let started = readiness.gate("start", "the database");
     let router = app(pool.clone()).merge(health::router(readiness, process.telemetry.metrics()));
+    let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
     let shutdown = tasks.shutdown();
     tasks.spawn(
@@ -62,8 +66,8 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     tasks.finish(settings.shutdown_timeout).await
 }
 
-/// Everything under `/v1`, without the guard that [`chassis::http::serve`] puts around it.
-pub fn app(pool: PgPool) -> Router {
+/// Everything under `/v1`, described, without the guard that [`chassis::http::serve`] puts around it.
+pub fn app(pool: PgPool) -> OpenApiRouter {
     http::router(pool)
 }
 

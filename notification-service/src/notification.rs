@@ -4,10 +4,11 @@ use chrono::{DateTime, Utc};
 use contracts::Money;
 use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// One notification, as it was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Notification {
     /// Its id.
     pub id: Uuid,
@@ -26,9 +27,10 @@ pub struct Notification {
 }
 
 /// Which words; the words of the column `notifications.notification.template`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = NotificationTemplate)]
 pub enum Template {
     /// We have your order.
     OrderPlaced,

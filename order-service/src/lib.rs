@@ -26,14 +26,15 @@ mod table;
 
 use std::sync::Arc;
 
-use axum::Router;
 use chassis::health::{self, Gate};
+use chassis::http::OpenApiRouter;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{Batched, incoming, service};
 use saga::Coordinator;
+use saga::http::Streams;
 use saga::locks::Watch;
 use saga::operator::bulk::Bulks;
 use saga::retention::Retention;
@@ -45,6 +46,9 @@ use fulfilment::Patience;
 
 /// The service's name: in logs and metrics.
 pub const NAME: &str = "order-service";
+
+/// What it does, for whoever reads its API.
+const ABOUT: &str = "Takes orders, and steers the sagas that fulfil them.";
 
 /// The consumer of replies to sagas.
 const SAGAS: &str = "order-service.sagas";
@@ -65,13 +69,19 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
     let started = readiness.gate("start", "the database");
-    let router = app(pool.clone(), coordinator.clone())
+    // Their own connection: who watches waits for nobody, and nobody for who watches.
+    let own = database::pool(&settings.database_url, 1, "order-service streams");
+    let streams = Streams::new(own);
+    let router = app(pool.clone(), coordinator.clone(), streams.clone())
         .merge(health::router(readiness, process.telemetry.metrics()));
+    let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
     tasks.spawn(
         "http",
         web::serve_at(settings.listen, router, tasks.shutdown().clone()),
     );
+    let streaming = forever(streams.run(tasks.shutdown().clone()));
+    tasks.spawn("streams", streaming);
     let steering = steer(
         config.clone(),
         coordinator,
@@ -84,9 +94,9 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     tasks.finish(settings.shutdown_timeout).await
 }
 
-/// Everything under `/v1`, without the guard that [`chassis::http::serve`] puts around it.
-pub fn app(pool: PgPool, coordinator: Coordinator) -> Router {
-    http::router(pool, coordinator)
+/// Everything under `/v1`, described, without the guard that [`chassis::http::serve`] puts around it.
+pub fn app(pool: PgPool, coordinator: Coordinator, streams: Streams) -> OpenApiRouter {
+    http::router(pool, coordinator, streams)
 }
 
 /// Brings the service's database up to date: the pipe's schema, the sagas' and its own.

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use contracts::{Address, Currency, Money};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// The currencies the shop sells in.
@@ -32,46 +33,69 @@ const MAX_LINE: usize = 200;
 const MAX_POSTCODE: usize = 16;
 
 /// An order as it was asked for. Nothing is checked yet but its form.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "customer_id": "018f3b2e-6a5f-7c3d-9b1a-2f4e6d8c0a1b",
+    "currency": "EUR",
+    "items": [{"sku": "BOOK-1", "quantity": 2, "unit_price": 1250}],
+    "payment_method": "pm_card_visa",
+    "delivery": {
+        "name": "Ada Lovelace", "street": "Chausseestraße 1", "postcode": "10115",
+        "city": "Berlin", "country": "DE"
+    }
+}))]
 pub struct NewOrder {
     /// Who orders.
     pub customer_id: Uuid,
     /// ISO 4217: one of [`CURRENCIES`].
+    #[schema(example = "EUR", pattern = "^(CHF|EUR|GBP|SEK|USD)$")]
     pub currency: String,
-    /// What is ordered: 1 to [`MAX_ITEMS`].
+    /// What is ordered: 1 to [`MAX_ITEMS`], and not all of it free.
+    #[schema(min_items = 1, max_items = 100)]
     pub items: Vec<Item>,
     /// The card provider's token: one of [`PAYMENT_METHODS`].
+    #[schema(example = "pm_card_visa")]
     pub payment_method: String,
     /// Where it goes.
     pub delivery: Delivery,
 }
 
 /// One line of an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OrderItem)]
 pub struct Item {
     /// The article: letters, digits, `.`, `_`, `-`.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$")]
     pub sku: String,
     /// 1 to [`MAX_QUANTITY`].
+    #[schema(minimum = 1, maximum = 1000)]
     pub quantity: i64,
     /// Minor units of the order's currency: 0 to [`MAX_UNIT_PRICE`].
+    #[schema(minimum = 0, maximum = 100_000_000_i64)]
     pub unit_price: i64,
 }
 
 /// Where an order goes, as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OrderDelivery)]
 pub struct Delivery {
     /// Who receives the parcel.
+    #[schema(min_length = 1, max_length = 200)]
     pub name: String,
     /// Street and number.
+    #[schema(min_length = 1, max_length = 200)]
     pub street: String,
     /// The postal code.
+    #[schema(min_length = 1, max_length = 16)]
     pub postcode: String,
     /// Town.
+    #[schema(min_length = 1, max_length = 200)]
     pub city: String,
     /// ISO 3166-1 alpha-2, uppercase.
+    #[schema(pattern = "^[A-Z]{2}$")]
     pub country: String,
 }
 
@@ -94,7 +118,7 @@ pub struct Draft {
 }
 
 /// An order that was placed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Order {
     /// Its id.
     pub id: Uuid,
@@ -122,9 +146,10 @@ pub struct Order {
 }
 
 /// Where an order stands; the words of the column `orders.orders.status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = OrderStatus)]
 pub enum Status {
     /// Its saga runs.
     Pending,

@@ -20,10 +20,16 @@ pub enum Placed {
     Again(Order),
     /// Another request was here before under the same key. Nothing is placed.
     KeyReused,
+    /// A request under the same key is here and does not end. Nothing is placed by this one.
+    InProgress,
 }
 
+/// READ COMMITTED whatever the server's default: the repeat of a key sees the first one's order. It
+/// waits for it, but not for ever.
+const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '5s'";
+
 /// Places an order, once per idempotency key. Whoever comes second with a key waits for the first
-/// to commit.
+/// to commit, five seconds at most.
 ///
 /// # Errors
 ///
@@ -35,13 +41,13 @@ pub async fn place_order(
     idempotency_key: Option<&str>,
     draft: Draft,
 ) -> Result<Placed, Error> {
-    // READ COMMITTED whatever the server's default: the repeat of a key sees the first one's order.
-    let mut tx = pool
-        .begin_with("begin isolation level read committed")
-        .await?;
+    let mut tx = pool.begin_with(BEGIN).await?;
     let (id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
-    if !table::insert_order(&mut tx, id, saga_id, idempotency_key, &draft).await? {
-        return repeat(&mut tx, idempotency_key, &draft).await;
+    match table::insert_order(&mut tx, id, saga_id, idempotency_key, &draft).await {
+        Ok(true) => {}
+        Ok(false) => return repeat(&mut tx, idempotency_key, &draft).await,
+        Err(error) if waited_in_vain(&error) => return Ok(Placed::InProgress),
+        Err(error) => return Err(error.into()),
     }
     table::insert_items(&mut tx, id, &draft.items).await?;
     outbox::enqueue(&mut tx, &placed(id, &draft)?).await?;
@@ -52,6 +58,12 @@ pub async fn place_order(
     let order = read(&mut tx, id).await?;
     tx.commit().await?;
     Ok(Placed::First(order))
+}
+
+/// `lock_not_available`: the only row that an insert waits for is another one with its key.
+fn waited_in_vain(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("55P03")
 }
 
 async fn repeat(

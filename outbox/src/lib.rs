@@ -34,6 +34,8 @@ mod table;
 mod telemetry;
 mod trace;
 
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "service")]
 pub mod service;
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 /// A payload's bytes in a form that fits JSON and a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Payload {
     /// Its bytes are UTF-8.

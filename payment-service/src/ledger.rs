@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Every account, every hold, and the proof that no money appeared or vanished.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Ledger {
     /// Balances by account and currency.
     pub accounts: Vec<Balance>,
@@ -20,7 +21,7 @@ pub struct Ledger {
 }
 
 /// What an account holds: the sum of its entries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Balance {
     /// The account's name.
     pub account: String,
@@ -31,7 +32,7 @@ pub struct Balance {
 }
 
 /// Held money, by payment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Hold {
     /// Which payment.
     pub payment_id: Uuid,
@@ -44,7 +45,8 @@ pub struct Hold {
 }
 
 /// All balances of a currency together.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = LedgerTotal)]
 pub struct Total {
     /// ISO 4217.
     pub currency: String,

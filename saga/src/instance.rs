@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -113,7 +114,7 @@ impl WaitingFor {
 }
 
 /// What a saga waits for, exactly.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Waiting {
     /// For what.
     #[serde(rename = "for")]
@@ -129,7 +130,7 @@ pub struct Waiting {
 }
 
 /// Where one step stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepState {
     /// The step, by name.
     pub name: String,
@@ -179,7 +180,7 @@ impl StepState {
 }
 
 /// Units of a resource that a saga holds or waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LockState {
     /// The resource.
     pub resource: String,

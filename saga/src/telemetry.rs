@@ -14,6 +14,7 @@
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
 //! | `saga_bulk_items_total` | counter | operation, result | sagas of bulk operations that had their turn |
+//! | `saga_streams_open` | gauge | — | clients of live streams now |
 //! | `saga_deadlines_passed_total` | counter | definition | sagas that became late |
 //! | `saga_timers_fired_total` | counter | — | timers turned into a decision |
 //! | `saga_timers_postponed_total` | counter | — | timers whose firing failed |
@@ -48,6 +49,16 @@ use crate::{
     locks::{Acquired, Seen},
     operation::Phase,
 };
+
+/// A client watches.
+pub(crate) fn stream_opened() {
+    gauge!("saga_streams_open").increment(1.0);
+}
+
+/// It does not any more.
+pub(crate) fn stream_closed() {
+    gauge!("saga_streams_open").decrement(1.0);
+}
 
 /// Counts what a decision recorded.
 pub(crate) fn decided(instance: &Instance, events: &[Event]) {

@@ -12,7 +12,8 @@ pub struct UnknownWord {
     pub known: String,
 }
 
-/// Declares an enum with one word for each variant, and everything that reads or writes the word.
+/// Declares an enum with one word for each variant, everything that reads or writes
+/// the word, and its place in the description of the API.
 macro_rules! words {
     (
         $(#[$meta:meta])*
@@ -36,6 +37,21 @@ macro_rules! words {
                 match self {
                     $(Self::$variant => $word),+
                 }
+            }
+        }
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .enum_values(Some([$($word),+]))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {
+            fn name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
             }
         }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::http::decode::{field_error, plainly};
-use crate::http::problem::Problem;
+use crate::http::problem::{Kind, Problem};
 
 /// A JSON body, coming or going.
 ///
@@ -39,23 +39,17 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Not declared as JSON",
-                "Content-Type must be application/json",
-            ));
+            let detail = "Content-Type must be application/json";
+            return Err(Problem::new(Kind::MEDIA_TYPE, detail));
         }
         let body =
             Bytes::from_request(request, state)
                 .await
                 .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "content-too-large",
-                        "The body is too large",
-                        "the body is over the limit of this service",
-                    ),
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        let detail = "the body is over the limit of this service";
+                        Problem::new(Kind::TOO_LARGE, detail)
+                    }
                     _ => Problem::malformed_body("the body could not be read to its end"),
                 })?;
         parse(&body).map(Self)

@@ -1,18 +1,20 @@
 //! What stands around every router.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method, Uri};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, field};
 
-use crate::http::problem::Problem;
+use crate::http::problem::{Kind, Problem};
 use crate::names;
 use crate::telemetry::continue_trace;
 
@@ -22,14 +24,27 @@ pub const BODY_LIMIT: usize = 64 * 1024;
 /// How long a handler may take to begin its answer. A stream that has begun may go on.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The router with problems for 404 and 405, limits of size and time, panics caught, and a span
-/// and metrics for each request. Call it last: it guards the routes that are there.
-pub fn guard(router: Router) -> Router {
+/// How many requests may be under way at once; one more is answered 503. Many times what the pool
+/// serves, so it is met only when answers no longer keep up with questions.
+pub const CONCURRENCY: usize = 512;
+/// What is answered however much is under way: whoever asks these asks because of that.
+const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The router with problems for 404 and 405, limits of size, time and number, panics caught, and a
+/// span and metrics for each request. Call it last: it guards the routes that are there.
+pub fn guard(router: impl Into<Router>) -> Router {
+    guard_with(router, CONCURRENCY)
+}
+
+/// [`guard`] with another limit than [`CONCURRENCY`].
+pub fn guard_with(router: impl Into<Router>, concurrency: usize) -> Router {
+    let places = Arc::new(Semaphore::new(concurrency));
+    let router: Router = router.into();
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn(watch))
+        .layer(from_fn_with_state(places, watch))
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -37,15 +52,11 @@ async fn not_found(uri: Uri) -> Problem {
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method-not-allowed",
-        "Method not allowed",
-        format!("{method} is not possible here; the Allow header lists what is"),
-    )
+    let detail = format!("{method} is not possible here; the Allow header lists what is");
+    Problem::new(Kind::METHOD_NOT_ALLOWED, detail)
 }
 
-async fn watch(request: Request, next: Next) -> Response {
+async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = bounded(request.method());
     let route = match request.extensions().get::<MatchedPath>() {
@@ -53,9 +64,19 @@ async fn watch(request: Request, next: Next) -> Response {
         None => "unmatched".to_owned(),
     };
     let span = span(method, &route, request.headers());
-    let response = answer(next.run(request), &route)
-        .instrument(span.clone())
-        .await;
+    let place = places.try_acquire();
+    let response = match place.is_ok() || ALWAYS.contains(&route.as_str()) {
+        true => {
+            answer(next.run(request), &route)
+                .instrument(span.clone())
+                .await
+        }
+        false => {
+            let detail = "too many requests are under way";
+            Problem::unavailable(detail, Duration::from_secs(1)).into_response()
+        }
+    };
+    drop(place);
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
     span.in_scope(|| tracing::debug!(elapsed = ?started.elapsed(), %status, "answered"));

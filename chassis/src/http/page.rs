@@ -5,13 +5,15 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::http::problem::Problem;
 
 /// Where the next page begins: the sort key of the last row seen, opaque to clients. It is not
 /// signed: whoever decodes one must treat it as any other input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String)]
 pub struct Cursor(String);
 
 impl Cursor {
@@ -41,8 +43,9 @@ impl Cursor {
 }
 
 /// How many rows a page has: 1 to 200, by default 50. For use in a query: `#[serde(default)] limit: Limit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(try_from = "u32")]
+#[schema(value_type = u32, minimum = 1, maximum = 200, default = 50)]
 pub struct Limit(u32);
 
 impl Limit {
@@ -75,7 +78,7 @@ impl TryFrom<u32> for Limit {
 }
 
 /// One page of a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Page<T> {
     /// Its rows, in the list's order.
     pub items: Vec<T>,

@@ -1,18 +1,7 @@
-//! The one shape of an error answer.
+//! The one shape of an error answer, and every kind of it there is.
 //!
-//! | `type` | status | when |
-//! |---|---|---|
-//! | `/problems/malformed-body` | 400 | the body is absent or not JSON |
-//! | `/problems/invalid-parameter` | 400 | a part of the URL or a header is wrong; `errors` names it |
-//! | `/problems/not-found` | 404 | no such route or thing |
-//! | `/problems/method-not-allowed` | 405 | the route exists for other methods, see `Allow` |
-//! | `/problems/conflict` | 409 | right as such, but not in the present state |
-//! | `/problems/content-too-large` | 413 | the body is over the limit |
-//! | `/problems/unsupported-media-type` | 415 | the body is not declared as JSON |
-//! | `/problems/invalid-content` | 422 | well-formed JSON with wrong fields; `errors` names them |
-//! | `/problems/idempotency-key-reused` | 422 | the same `Idempotency-Key` with another request |
-//! | `/problems/internal` | 500 | our fault; the cause is in the log, not in the answer |
-//! | `/problems/unavailable` | 503 | the database is away or busy, or time ran out; see `Retry-After` |
+//! A kind's `type` is `/problems/<slug>`, which every service answers with the kind's section of
+//! `docs/problems.md`.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -22,14 +11,94 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::database;
 
 /// How long a client should wait when we cannot know better.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// A kind of problem: what its `type` ends with, its status and its title. Each has a section in
+/// `docs/problems.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The last part of the `type`.
+    pub slug: &'static str,
+    /// The status it answers with.
+    pub status: u16,
+    /// What every problem of the kind is called.
+    pub title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $name:ident = ($slug:literal, $status:literal, $title:literal);)+) => {
+        impl Kind {
+            $($(#[$meta])* pub const $name: Self = Self {
+                slug: $slug,
+                status: $status,
+                title: $title,
+            };)+
+
+            /// Every kind that services have in common.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+kinds! {
+    /// The body is absent or not JSON.
+    MALFORMED_BODY = ("malformed-body", 400, "The body is not well-formed");
+    /// A part of the URL or a header is wrong; `errors` names it.
+    INVALID_PARAMETER = ("invalid-parameter", 400, "A part of the URL or a header is wrong");
+    /// No such route or thing.
+    NOT_FOUND = ("not-found", 404, "Not found");
+    /// The route exists for other methods, see `Allow`.
+    METHOD_NOT_ALLOWED = ("method-not-allowed", 405, "Method not allowed");
+    /// Right as such, but not in the present state.
+    CONFLICT = ("conflict", 409, "Not in this state");
+    /// A request under the same `Idempotency-Key` has not ended yet.
+    IN_PROGRESS = ("idempotency-key-in-progress", 409, "The same request is under way");
+    /// The body is over the limit.
+    TOO_LARGE = ("content-too-large", 413, "The body is too large");
+    /// The body is not declared as JSON.
+    MEDIA_TYPE = ("unsupported-media-type", 415, "Not declared as JSON");
+    /// Well-formed JSON with wrong fields; `errors` names them.
+    INVALID_CONTENT = ("invalid-content", 422, "The content is wrong");
+    /// The same `Idempotency-Key` with another request.
+    KEY_REUSED = ("idempotency-key-reused", 422, "The idempotency key belongs to another request");
+    /// Our fault; the cause is in the log, not in the answer.
+    INTERNAL = ("internal", 500, "Internal error");
+    /// The database is away or busy, too much is asked at once, or time ran out; see `Retry-After`.
+    UNAVAILABLE = ("unavailable", 503, "Not available now");
+}
+
+/// What an error answer holds, for the API's description.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem, example = json!({
+    "type": "/problems/invalid-parameter",
+    "title": "A part of the URL or a header is wrong",
+    "status": 400,
+    "detail": "limit: must be from 1 to 200",
+    "errors": [{"field": "limit", "message": "must be from 1 to 200"}],
+}))]
+pub struct ProblemBody {
+    /// Which kind: a path of this service that explains it.
+    pub r#type: String,
+    /// The kind in words.
+    pub title: String,
+    /// The status, again.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What is wrong with this very request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The fields that are wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
 /// One wrong field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
     /// Its path as in JavaScript: `items[0].quantity`. The whole body is `body`.
     pub field: String,
@@ -54,16 +123,17 @@ struct Extension {
 }
 
 impl Problem {
-    /// A problem of a service's own kind. `slug` becomes the type `/problems/{slug}`; `detail` is
-    /// for the caller's eyes.
+    /// A problem of a kind. `detail` is for the caller's eyes.
     #[must_use]
-    pub fn new(status: StatusCode, slug: &str, title: &str, detail: impl Into<String>) -> Self {
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(kind.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut details = ProblemDetails::from_status_code(status)
-            .with_title(title)
+            .with_title(kind.title)
             .with_detail(detail)
             .with_extensions(Extension { errors: Vec::new() });
         // Slugs are literals; one that is no URI leaves `about:blank`, which means the same.
-        if let Ok(uri) = format!("/problems/{slug}").parse::<axum::http::Uri>() {
+        if let Ok(uri) = format!("/problems/{}", kind.slug).parse::<axum::http::Uri>() {
             details = details.with_type(uri);
         }
         Self(Box::new(Content {
@@ -75,69 +145,58 @@ impl Problem {
     /// 400: the body is absent or not JSON.
     #[must_use]
     pub fn malformed_body(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "malformed-body",
-            "The body is not well-formed",
-            detail,
-        )
+        Self::new(Kind::MALFORMED_BODY, detail)
     }
 
     /// 400: a part of the path, the query or a header is wrong.
     #[must_use]
     pub fn invalid_parameter(field: impl Into<String>, message: impl Into<String>) -> Self {
-        let (status, slug) = (StatusCode::BAD_REQUEST, "invalid-parameter");
-        Self::naming(
-            status,
-            slug,
-            "A parameter is wrong",
-            vec![FieldError::new(field, message)],
-        )
+        let errors = vec![FieldError::new(field, message)];
+        Self::naming(Kind::INVALID_PARAMETER, errors)
     }
 
     /// 422: well-formed JSON with these fields wrong.
     #[must_use]
     pub fn invalid_content(errors: Vec<FieldError>) -> Self {
-        let (status, slug) = (StatusCode::UNPROCESSABLE_ENTITY, "invalid-content");
-        Self::naming(status, slug, "The content is wrong", errors)
+        Self::naming(Kind::INVALID_CONTENT, errors)
     }
 
     /// 404: there is no such thing; `what` names it, as in `no order with this id`.
     #[must_use]
     pub fn not_found(what: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", what)
+        Self::new(Kind::NOT_FOUND, what)
     }
 
     /// 409: right as such, but not in the present state.
     #[must_use]
     pub fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::CONFLICT,
-            "conflict",
-            "Not in this state",
-            detail,
-        )
+        Self::new(Kind::CONFLICT, detail)
     }
 
     /// 422: the `Idempotency-Key` was used before, with another request.
     #[must_use]
     pub fn idempotency_key_reused() -> Self {
         let message = "was used before with another request";
-        Self::naming(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency-key-reused",
-            "The idempotency key belongs to another request",
-            vec![FieldError::new("Idempotency-Key", message)],
-        )
+        let errors = vec![FieldError::new("Idempotency-Key", message)];
+        Self::naming(Kind::KEY_REUSED, errors)
+    }
+
+    /// 409 with `Retry-After`: a request under the same `Idempotency-Key` has not ended yet.
+    #[must_use]
+    pub fn in_progress() -> Self {
+        let detail = "a request with this Idempotency-Key has not ended yet; ask again";
+        Self::new(Kind::IN_PROGRESS, detail).after(Duration::from_secs(1))
     }
 
     /// 503 with `Retry-After`: the same request may succeed later. Rounded up to whole seconds.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>, retry_after: Duration) -> Self {
-        let (status, slug) = (StatusCode::SERVICE_UNAVAILABLE, "unavailable");
-        let mut problem = Self::new(status, slug, "Not available now", detail);
-        problem.0.retry_after = Some(retry_after);
-        problem
+        Self::new(Kind::UNAVAILABLE, detail).after(retry_after)
+    }
+
+    fn after(mut self, retry_after: Duration) -> Self {
+        self.0.retry_after = Some(retry_after);
+        self
     }
 
     /// 500: our fault. The cause and its causes go to the log; the answer carries none of it.
@@ -150,12 +209,8 @@ impl Problem {
 
     /// 500 whose cause has been logged already, or whose words may hold a payload.
     pub(crate) fn internal_silently() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Internal error",
-            "the request could not be completed; it may be tried again",
-        )
+        let detail = "the request could not be completed; it may be tried again";
+        Self::new(Kind::INTERNAL, detail)
     }
 
     /// The status it answers with.
@@ -172,9 +227,9 @@ impl Problem {
     }
 
     /// `detail` repeats the errors in a sentence, for clients that show nothing else.
-    fn naming(status: StatusCode, slug: &str, title: &str, errors: Vec<FieldError>) -> Self {
+    fn naming(kind: Kind, errors: Vec<FieldError>) -> Self {
         let sentences: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let mut problem = Self::new(status, slug, title, sentences.join("; "));
+        let mut problem = Self::new(kind, sentences.join("; "));
         problem.0.details.extensions.errors = errors;
         problem
     }

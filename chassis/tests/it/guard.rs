@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use axum::routing::get as on_get;
-use chassis::http::{Json, Problem, guard, in_task};
+use chassis::http::{Json, Problem, guard, guard_with, in_task};
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
@@ -94,4 +94,33 @@ async fn work_in_a_task_outlives_a_client_that_goes_away() {
     }
     go_on.notify_one();
     done.notified().await;
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_refused_but_the_probes_answer() {
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handler = {
+        let (begun, go_on) = (begun.clone(), go_on.clone());
+        async move || {
+            begun.notify_one();
+            go_on.notified().await;
+        }
+    };
+    let router = Router::new()
+        .route("/slow", on_get(handler))
+        .route("/quick", on_get(async || "quick"))
+        .route("/healthz", on_get(async || "alive"));
+    let router = guard_with(router, 1);
+    let slow = tokio::spawn({
+        let router = router.clone();
+        async move { get(&router, "/slow").await.status }
+    });
+    begun.notified().await;
+    let answer = get(&router, "/quick").await;
+    answer.problem(503, "unavailable");
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(get(&router, "/healthz").await.status, 200);
+    go_on.notify_one();
+    assert_eq!(slow.await.unwrap(), 200);
+    assert_eq!(get(&router, "/quick").await.status, 200);
 }

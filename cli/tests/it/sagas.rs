@@ -55,8 +55,11 @@ impl Service {
             .unwrap()
             .build();
         coordinator.register(&room.pool).await.unwrap();
-        let router = saga::http::router(room.pool.clone(), coordinator.clone());
-        let router = axum::Router::new().nest("/v1", router);
+        let router = {
+            let streams = saga::http::Streams::new(room.pool.clone());
+            saga::http::router(room.pool.clone(), coordinator.clone(), streams)
+        };
+        let router = axum::Router::new().nest("/v1", router.into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -227,7 +230,7 @@ async fn a_service_that_is_away_or_is_none_is_said_in_one_line() {
         .await
         .is_refusal(&unknown, 1, "there is no saga with this id (404)");
     let wrong = service.run("ls --status odd").await;
-    wrong.is_refusal("ls", 1, "status: `odd` is not a Status");
+    wrong.is_refusal("ls", 1, "status: not one of running, ");
     let nobody = ["saga", "ls", "--url", "http://127.0.0.1:9"];
     let ran = recompense(&service.room.url, nobody).await;
     ran.is_refusal("ls", 1, "does not answer; check --url");

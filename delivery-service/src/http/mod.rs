@@ -1,14 +1,17 @@
-//! What people and programs may ask. Nothing is changed here: deliveries move by commands alone.
+//! What people and programs may ask. Nothing is changed here but by operators, in what is parked
+//! ([`outbox::http`]): deliveries move by commands alone.
 
 mod deliveries;
 
-use axum::Router;
-use axum::routing::get;
+use chassis::http::OpenApiRouter;
 use sqlx::PgPool;
+use utoipa_axum::routes;
 
-/// The routes under `/v1`.
-pub(crate) fn router(pool: PgPool) -> Router {
-    Router::new()
-        .route("/v1/deliveries", get(deliveries::list))
+/// The routes under `/v1`, with their description.
+pub(crate) fn router(pool: PgPool) -> OpenApiRouter {
+    let messages = outbox::http::router(pool.clone());
+    OpenApiRouter::new()
+        .routes(routes!(deliveries::list))
         .with_state(pool)
+        .nest("/v1", messages)
 }

@@ -294,6 +294,10 @@ async fn all_eight_processes_are_healthy_and_ready_and_measured() {
                     "{check} of {url}: {ready}"
                 );
             }
+            let described: Value = client.read(&format!("{url}/openapi.json")).await;
+            assert!(described["paths"]["/readyz"]["get"].is_object(), "{url}");
+            let page = client.get(&format!("{url}/docs")).await;
+            assert_eq!(page.status(), StatusCode::OK, "{url}");
         }
     }
     let [orders, payments, deliveries, notifications] = house.shop.departments();
@@ -459,4 +463,51 @@ async fn assert_nothing_written(shop: &Shop, customer: Uuid) {
     .await
     .expect("counts");
     assert_eq!(found, (0, 0, 0, 0), "orders, items, sagas, messages");
+}
+
+#[tokio::test]
+async fn an_order_is_watched_while_it_is_fulfilled() {
+    let house = shop::shop().await;
+    let client = Client::of(&house.shop);
+    let order = client.place(&shop::order(Uuid::now_v7())).await;
+    let url = format!("{}/v1/sagas/{}/events", client.orders, order.saga_id);
+    let http = testbed::http(SOON);
+    let live = http.get(&url).header("accept", "text/event-stream");
+    let mut live = live.send().await.expect("a stream");
+    let mut text = String::new();
+    while !text.contains("\"type\":\"completed\"") {
+        let more = live
+            .chunk()
+            .await
+            .expect("more")
+            .expect("no end before the saga's");
+        text.push_str(&String::from_utf8_lossy(&more));
+    }
+    let told = text.matches("event: recorded").count();
+    let page: Value = client.read(&url).await;
+    assert_eq!(
+        page["events"].as_array().map(Vec::len),
+        Some(told),
+        "{text}"
+    );
+    let messages: Value = client.read(&url.replace("/events", "/messages")).await;
+    let messages = messages["messages"].as_array().expect("messages").clone();
+    let topics: BTreeSet<_> = messages
+        .iter()
+        .filter_map(|m| m["topic"].as_str())
+        .collect();
+    assert_eq!(
+        topics,
+        BTreeSet::from(["deliveries.commands", "orders.replies", "payments.commands"])
+    );
+    for department in house.shop.departments() {
+        let outbox: Value = client
+            .read(&format!("{}/v1/outbox", department.service_url))
+            .await;
+        assert!(outbox["status"]["lease"]["owner"].is_string(), "{outbox}");
+        let parked: Value = client
+            .read(&format!("{}/v1/parked", department.service_url))
+            .await;
+        assert!(parked["items"].is_array(), "{parked}");
+    }
 }

@@ -12,6 +12,8 @@ mod compose;
 
 mod chart;
 
+mod described;
+
 mod scenarios;
 
 mod doors;
@@ -20,7 +22,7 @@ mod faults;
 
 mod starting;
 
-mod trials;
 mod gateway;
+mod trials;
 
 mod observe;

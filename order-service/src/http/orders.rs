@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chassis::http::{Cursor, Json, Limit, Page, Path, Problem, Query, in_task};
 use serde::Deserialize;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::http::shop::Shop;
@@ -15,6 +16,16 @@ use crate::table;
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const MAX_KEY: usize = 255;
 
+/// Places an order, and starts the saga that fulfils it
+#[utoipa::path(post, path = "/v1/orders", tag = "orders", operation_id = "place_order",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "Names the request: sent again under the same key it answers the same order",
+        min_length = 1, max_length = 255, pattern = "^[!-~]+$")),
+    request_body = NewOrder,
+    responses(
+        (status = 201, description = "The order, placed now or before under the same key",
+            body = Order, headers(("Location" = String, description = "Where it is"))),
+        (status = 409, description = "A request under the same key has not ended")))]
 pub(super) async fn place(
     State(shop): State<Shop>,
     headers: HeaderMap,
@@ -30,9 +41,14 @@ pub(super) async fn place(
     match placed.await? {
         Placed::First(order) | Placed::Again(order) => Ok(created(order)),
         Placed::KeyReused => Err(Problem::idempotency_key_reused()),
+        Placed::InProgress => Err(Problem::in_progress()),
     }
 }
 
+/// One order
+#[utoipa::path(get, path = "/v1/orders/{id}", tag = "orders", operation_id = "show_order",
+    params(("id" = Uuid, Path, description = "Which")),
+    responses((status = 200, description = "The order", body = Order)))]
 pub(super) async fn read(
     State(shop): State<Shop>,
     Path(id): Path<Uuid>,
@@ -43,16 +59,27 @@ pub(super) async fn read(
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
+    /// Of that customer.
     customer_id: Option<Uuid>,
+    /// That stand there.
+    #[param(inline)]
     status: Option<Status>,
+    /// How many at most.
     #[serde(default)]
+    #[param(inline, required = false)]
     limit: Limit,
+    /// The `next_cursor` of an earlier page of the same list.
+    #[param(inline)]
     cursor: Option<Cursor>,
 }
 
+/// Orders, the newest first
+#[utoipa::path(get, path = "/v1/orders", tag = "orders", operation_id = "list_orders",
+    params(Filter), responses((status = 200, description = "A page", body = Page<Order>)))]
 pub(super) async fn list(
     State(Shop { pool, .. }): State<Shop>,
     Query(filter): Query<Filter>,

@@ -213,6 +213,29 @@ async fn twenty_at_once_with_one_key_are_one_order_and_one_saga() {
 }
 
 #[tokio::test]
+async fn a_key_whose_first_request_does_not_end_is_in_progress() {
+    let room = Room::open().await;
+    let mut first = room.pool.begin().await.expect("a transaction");
+    let stuck = "insert into orders.orders (id, customer_id, total, currency, payment_method, recipient,
+                    street, postcode, city, country, status, saga_id, idempotency_key, request_hash)
+                 values (gen_random_uuid(), gen_random_uuid(), 1, 'EUR', 'pm_card_visa', 'a', 'b', '1',
+                    'c', 'DE', 'pending', gen_random_uuid(), 'basket-1', '\\x00')";
+    sqlx::query(stuck)
+        .execute(&mut *first)
+        .await
+        .expect("an order");
+    let key = [("Idempotency-Key", "basket-1")];
+    let answer = room.place_with(&order(), &key).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.body);
+    assert_eq!(answer.body["type"], "/problems/idempotency-key-in-progress");
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    first.rollback().await.expect("the end of the first");
+    let answer = room.place_with(&order(), &key).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    assert_eq!(room.count("orders.orders").await, 1);
+}
+
+#[tokio::test]
 async fn without_a_key_every_request_is_an_order() {
     let room = Room::open().await;
     let (first, second) = (room.place(&order()).await, room.place(&order()).await);

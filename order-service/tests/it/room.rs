@@ -90,7 +90,11 @@ impl Room {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let router = order_service::app(self.pool.clone(), self.coordinator.clone());
+        let router = order_service::app(
+            self.pool.clone(),
+            self.coordinator.clone(),
+            saga::http::Streams::new(self.pool.clone()),
+        );
         let response = chassis::http::guard(router).oneshot(request).await;
         let (head, body) = response.expect("an answer").into_parts();
         if !head.status.is_success() {

@@ -20,6 +20,7 @@ use outbox::{
 use tokio::sync::watch;
 
 const NAME: &str = "relay";
+const ABOUT: &str = "Sends what services enqueue to Kafka.";
 
 /// Carries committed messages from a database's outbox to Kafka. Several may run for one database:
 /// one leads, the others stand by.
@@ -115,6 +116,7 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
         async move { role(&status) }
     });
     let router = health::router(readiness, telemetry.metrics());
+    let router = http::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
 
     let tasks = Tasks::new(NAME, shutdown.clone());
     tasks.spawn(

@@ -17,6 +17,8 @@ use crate::{
 /// By the relay's own rule: not visible in the settled snapshot, and not both visible in the target
 /// snapshot and at or below its last number. What is parked is not among them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = OutboxLag))]
 pub struct Lag {
     /// How many were counted.
     pub messages: i64,
@@ -30,6 +32,7 @@ pub struct Lag {
 
 /// A topic's share of a [`Lag`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct TopicLag {
     /// The topic.
     pub topic: String,

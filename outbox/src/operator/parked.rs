@@ -29,6 +29,8 @@ const PAGE: i64 = 1_000;
 
 /// Why a message is parked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = OutboxParkedClass))]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Refused even when sent alone.

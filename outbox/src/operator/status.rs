@@ -17,6 +17,8 @@ const COUNTED: i64 = 1_000;
 
 /// What goes on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = OutboxStatus))]
 pub struct Status {
     /// Who publishes; `None` when nobody does.
     pub lease: Option<Lease>,
@@ -45,6 +47,8 @@ pub struct Status {
 
 /// A relay's lease.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = RelayLease))]
 pub struct Lease {
     /// The relay's name for itself.
     pub owner: String,
@@ -54,6 +58,8 @@ pub struct Lease {
 
 /// An operator's pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = RelayPause))]
 pub struct Pause {
     /// Since when.
     pub since: DateTime<Utc>,
@@ -63,6 +69,8 @@ pub struct Pause {
 
 /// How much is not published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = OutboxBacklog))]
 pub struct Backlog {
     /// Messages; an estimate unless `exact`.
     pub messages: i64,
@@ -73,6 +81,7 @@ pub struct Backlog {
 
 /// Parked messages of one class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct ParkedCount {
     /// Why they are parked.
     pub class: Class,
@@ -84,6 +93,7 @@ pub struct ParkedCount {
 
 /// Messages a consumer could not handle.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
 pub struct InboxParked {
     /// The consumer.
     pub consumer: String,
@@ -95,6 +105,8 @@ pub struct InboxParked {
 
 /// One partition of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = LogPartition))]
 pub struct Partition {
     /// Its table.
     pub name: String,
@@ -108,6 +120,8 @@ pub struct Partition {
 
 /// Where in the ring the writers are.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = LogTurn))]
 pub struct Turn {
     /// The last number given out.
     pub seq: i64,

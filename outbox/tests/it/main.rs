@@ -7,6 +7,7 @@ mod consuming;
 mod doors;
 mod enqueueing;
 mod example;
+mod http;
 mod inbox_parking;
 mod inbox_retention;
 mod leading;

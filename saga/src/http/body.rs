@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::{
     http::{
         problem::{IDEMPOTENCY_KEY, Problem},
-        query::Pairs,
+        query::{Pairs, unknown},
     },
     intervention::{OperationName, What},
     operator::Selection,
@@ -53,7 +53,7 @@ impl Fields {
     pub(crate) fn what(&mut self) -> Result<What, Problem> {
         let name: String = self.text("operation")?;
         let name = name.parse::<OperationName>();
-        let name = name.map_err(|error| Problem::content("operation", error.to_string()))?;
+        let name = name.map_err(|error| Problem::content("operation", unknown(error)))?;
         Ok(match name {
             OperationName::Pause => What::Pause {},
             OperationName::Resume => What::Resume {},
@@ -179,7 +179,7 @@ pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     seq.map(Some).ok_or_else(wrong)
 }
 
-fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
+pub(crate) fn one<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else {
         return Ok(None);

@@ -13,11 +13,12 @@ use crate::{
         body::{Fields, RawBody, idempotency_key},
         house::{House, RawId, RawQuery, in_task, keep},
         operations::missing_key,
+        params,
         problem::Problem,
         query::{ItemsQuery, Pairs, dry_run, saga_id},
         view::After,
     },
-    operator::bulk::{self, Bulk, BulkRequest, Created, Item},
+    operator::bulk::{self, Bulk, BulkRequest, Created, Expected, Item},
     table::BEGIN,
 };
 
@@ -26,6 +27,19 @@ const SHOWN: i64 = 100;
 /// How many sagas a second, unless said.
 const PER_SECOND: i32 = 10;
 
+/// Does something to many sagas
+///
+/// They are found now and taken one after another. With `dry_run` the answer counts them and says
+/// what would become of the oldest twenty.
+#[utoipa::path(post, path = "/bulk-operations", tag = "operations",
+    operation_id = "create_bulk_operation",
+    params(params::Asking, params::Key),
+    request_body = params::BulkBody,
+    responses(
+        (status = 200, description = "What a dry run found", body = Expected),
+        (status = 202, description = "It has begun, or had under the same key", body = Bulk,
+            headers(("Location" = String, description = "Where to follow it"))),
+        (status = 409, description = "Another number of sagas than expected_count")))]
 pub(crate) async fn create(
     State(house): State<House>,
     query: RawQuery,
@@ -63,16 +77,24 @@ pub(crate) async fn create(
     .await
 }
 
+/// The newest hundred bulk operations
+#[utoipa::path(get, path = "/bulk-operations", tag = "operations",
+    operation_id = "list_bulk_operations",
+    responses((status = 200, description = "The newest first", body = After<Bulk, i64>)))]
 pub(crate) async fn list(
     State(pool): State<PgPool>,
     query: RawQuery,
-) -> Result<Json<After<Bulk, ()>>, Problem> {
+) -> Result<Json<After<Bulk, i64>>, Problem> {
     Pairs::new(query)?.nothing_left()?;
     let items = bulk::list(&pool, SHOWN).await?;
     let next_after = None;
     Ok(Json(After { items, next_after }))
 }
 
+/// How far a bulk operation is
+#[utoipa::path(get, path = "/bulk-operations/{id}", tag = "operations",
+    operation_id = "show_bulk_operation", params(params::Id),
+    responses((status = 200, description = "The bulk operation", body = Bulk)))]
 pub(crate) async fn show(
     State(pool): State<PgPool>,
     id: RawId,
@@ -83,6 +105,10 @@ pub(crate) async fn show(
     bulk.map(Json).ok_or(Problem::UnknownBulk)
 }
 
+/// The sagas of a bulk operation, each with what became of it
+#[utoipa::path(get, path = "/bulk-operations/{id}/items", tag = "operations",
+    operation_id = "bulk_operation_items", params(params::Id, params::Items),
+    responses((status = 200, description = "A page", body = After<Item, i32>)))]
 pub(crate) async fn items(
     State(pool): State<PgPool>,
     id: RawId,
@@ -100,6 +126,13 @@ pub(crate) async fn items(
     Ok(Json(After { items, next_after }))
 }
 
+/// Stops a bulk operation
+///
+/// Sagas that have had no turn yet are left alone.
+#[utoipa::path(post, path = "/bulk-operations/{id}/cancel", tag = "operations",
+    operation_id = "cancel_bulk_operation", params(params::Id),
+    request_body = params::CancelBody,
+    responses((status = 200, description = "How far it came", body = Bulk)))]
 pub(crate) async fn cancel(
     State(house): State<House>,
     id: RawId,

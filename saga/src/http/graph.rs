@@ -8,11 +8,18 @@ use axum::{
 
 use crate::http::{
     house::{House, RawId, RawQuery, etag},
+    params,
     problem::Problem,
     query::{GraphFormat, GraphQuery, Pairs, saga_id},
     table,
 };
 
+/// A saga's definition as a picture, with the way it has taken
+#[utoipa::path(get, path = "/sagas/{id}/graph", tag = "sagas", operation_id = "saga_graph",
+    params(params::Id, params::Drawing),
+    responses((status = 200, description = "The picture", content(
+        (String = "text/vnd.mermaid"), (String = "image/svg+xml")),
+        headers(("ETag" = String, description = "The number of the saga's last event")))))]
 pub(crate) async fn graph(
     State(house): State<House>,
     id: RawId,

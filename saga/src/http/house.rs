@@ -10,13 +10,17 @@ use axum::{
 use sqlx::PgPool;
 use tracing::{Instrument, error};
 
-use crate::{Coordinator, http::problem::Problem};
+use crate::{
+    Coordinator,
+    http::{problem::Problem, stream::Streams},
+};
 
 /// What every handler has.
 #[derive(Clone)]
 pub(crate) struct House {
     pub(crate) pool: PgPool,
     pub(crate) coordinator: Coordinator,
+    pub(crate) streams: Streams,
 }
 
 impl FromRef<House> for PgPool {

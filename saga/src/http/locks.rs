@@ -6,9 +6,11 @@ use axum::{
 };
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 
 use crate::{
     http::{
+        params,
         problem::Problem,
         query::{Pairs, between, text},
     },
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// A page of the resources that are claimed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Locks {
     /// By name.
     pub items: Vec<Lock>,
@@ -24,6 +26,10 @@ pub struct Locks {
     pub next_cursor: Option<String>,
 }
 
+/// Claimed resources by name, with who holds them and who waits
+#[utoipa::path(get, path = "/locks", tag = "sagas", operation_id = "locks",
+    params(params::Claims, params::Paging),
+    responses((status = 200, description = "A page", body = Locks)))]
 pub(crate) async fn locks(
     State(pool): State<PgPool>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
@@ -40,7 +46,7 @@ pub(crate) async fn locks(
     Ok(Json(Locks { items, next_cursor }))
 }
 
-fn parse(mut pairs: Pairs) -> Result<Filter, Problem> {
+pub(crate) fn parse(mut pairs: Pairs) -> Result<Filter, Problem> {
     let filter = Filter {
         resource: pairs.take_parsed("resource", text)?,
         saga_id: pairs.take_parsed("saga_id", |id| {

@@ -12,7 +12,9 @@
 //! | `GET /sagas` | newest first; the filters below, `limit` (1–200, 50 unless said), `cursor` |
 //! | `GET /sagas/count` | the filters below; `group_by` `status` (unless said), `definition` or `waiting_for`; looks at each saga that is selected |
 //! | `GET /sagas/{id}` | status, reason, each step and until when it waits, `allowed_operations` with why not; `ETag` |
-//! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said) |
+//! | `GET /sagas/stream` | what changes in the list, as server-sent events: see below |
+//! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said). With `Accept: text/event-stream` it goes on live |
+//! | `GET /sagas/{id}/messages` | each command and reply with topic, attempt and op_key, as the history tells; `after`, `limit` as above |
 //! | `GET /sagas/{id}/graph` | the definition with the way the saga has taken; `format` `mermaid` (unless said) or `svg` |
 //! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `actor`, `reason`, `expected_seq`; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
 //! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
@@ -27,6 +29,14 @@
 //! `tag=name:value`, `waiting_for`, `stuck_for` (`90s`, `10m`, `2h`, `7d`), `created_after`,
 //! `created_before`.
 //!
+//! **Live.** A stream ends with the process; a client comes back with `Last-Event-ID`. Of one saga:
+//! `recorded`, each with an event of the history, whose number is the id. Of the list: first
+//! `reload`, whereupon the client loads the list; then `saga`, each with a saga as the list shows it; and `reload`
+//! again whenever something may have been missed. A saga that is further (`seq`) than the one told is newer. The
+//! list is filtered by what never changes: `definition`, `version`, `business_key`,
+//! `business_key_prefix`, `tag`, `created_after`, `created_before`. A replica serves a thousand
+//! clients unless told otherwise ([`Streams`]), and answers one more with 503.
+//!
 //! An operation is refused with 409 and the reason where the saga's state does not allow it; with
 //! 412 where `If-Match` is not the saga's `ETag` any more, and 409 where `expected_seq` in the body
 //! is not; with 422 where its key was used with another request.
@@ -38,17 +48,24 @@ mod view;
 
 mod body;
 mod house;
+mod params;
+
+mod stream;
 
 mod bulk;
 mod graph;
 mod locks;
+mod messages;
 mod operations;
 mod routes;
 
 pub use locks::Locks;
+pub use problem::Kind;
 pub use query::{AnomalyKind, GraphFormat, GroupBy};
 pub use routes::router;
+pub use stream::Streams;
 pub use view::{
-    After, AnomalyView, Count, DefinitionView, Definitions, Events, Group, IntervenedView, List,
-    Page, Recorded, Saga, StepView, Summary, WaitingView,
+    After, AnomalyView, Count, DefinitionView, Definitions, Direction, Events, Group,
+    IntervenedView, List, MessageView, Messages, Page, Recorded, Saga, StepView, Summary,
+    WaitingView,
 };

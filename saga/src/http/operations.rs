@@ -7,6 +7,7 @@ use crate::{
     http::{
         body::{Fields, RawBody, idempotency_key, if_match},
         house::{House, RawId, RawQuery, etag, in_task},
+        params,
         problem::{IDEMPOTENCY_KEY, Problem},
         query::{Pairs, dry_run, saga_id},
         view::IntervenedView,
@@ -15,6 +16,20 @@ use crate::{
     table::BEGIN,
 };
 
+/// Does something to a saga
+///
+/// What is possible now, and why not the rest, stands in the saga's `allowed_operations`. With
+/// `dry_run` the answer says what would follow, and nothing does.
+#[utoipa::path(post, path = "/sagas/{id}/operations", tag = "operations",
+    operation_id = "operate_on_saga",
+    params(params::Id, params::Asking, params::Key, params::Seen),
+    request_body = params::OperationBody,
+    responses(
+        (status = 200, description = "What followed, or would", body = IntervenedView,
+            headers(("ETag" = String, description = "The number of its last event now"))),
+        (status = 409, description = "Its state does not allow it; expected_seq is not its number; or a \
+            request under the same key has not ended"),
+        (status = 412, description = "It has moved on since If-Match")))]
 pub(crate) async fn intervene(
     State(house): State<House>,
     id: RawId,
@@ -28,6 +43,10 @@ pub(crate) async fn intervene(
     let request = request(&headers, body, seen, dry_run)?;
     let outcome = in_task(async move {
         let mut tx = house.pool.begin_with(BEGIN).await?;
+        if !dry_run && !operator::claim_key(&mut tx, id, &request.idempotency_key).await? {
+            tx.rollback().await?;
+            return Err(Problem::InProgress);
+        }
         let outcome = operator::intervene(&mut tx, &house.coordinator, id, &request).await?;
         match outcome {
             Outcome::DryRun(_) => tx.rollback().await?,

@@ -15,6 +15,44 @@ pub(crate) const BODY_LIMIT: usize = 64 * 1024;
 /// The header that names a request.
 pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
+/// A kind of problem. Each has a section in `docs/problems.md`, under its slug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The last part of the `type`.
+    pub slug: &'static str,
+    /// The statuses it answers with.
+    pub statuses: &'static [u16],
+    /// What every problem of the kind is called.
+    pub title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident = ($slug:literal, $statuses:expr, $title:literal);)+) => {
+        impl Kind {
+            $(const $name: Self = Self { slug: $slug, statuses: &$statuses, title: $title };)+
+
+            /// Every kind that these routes answer with.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+// Those that every service has stand in `chassis::http::Kind` in the same words.
+kinds! {
+    MALFORMED_BODY = ("malformed-body", [400], "The body is not well-formed");
+    INVALID_PARAMETER = ("invalid-parameter", [400], "A part of the URL or a header is wrong");
+    NOT_FOUND = ("not-found", [404], "Not found");
+    NOT_ALLOWED = ("not-allowed", [409], "The saga's state does not allow it");
+    CHANGED = ("changed", [409, 412], "It has changed meanwhile");
+    IN_PROGRESS = ("idempotency-key-in-progress", [409], "The same request is under way");
+    TOO_LARGE = ("content-too-large", [413], "The body is too large");
+    MEDIA_TYPE = ("unsupported-media-type", [415], "Not declared as JSON");
+    INVALID_CONTENT = ("invalid-content", [422], "The content is wrong");
+    KEY_REUSED = ("idempotency-key-reused", [422], "The idempotency key belongs to another request");
+    INTERNAL = ("internal", [500], "Internal error");
+    UNAVAILABLE = ("unavailable", [503], "Not available now");
+}
+
 /// An answer that is not the one hoped for.
 #[derive(Debug)]
 pub(crate) enum Problem {
@@ -50,6 +88,10 @@ pub(crate) enum Problem {
     Precondition(String),
     /// 422: the key belongs to another request.
     KeyReused,
+    /// 409: a request under the same key has not ended.
+    InProgress,
+    /// 503: more streams are open than this replica has room for, or none can be served.
+    NoRoom(&'static str),
     /// 503: this replica does not know the saga's version; another one may.
     Elsewhere(String),
     /// 500: a handler's task panicked. The panic hook has logged it.
@@ -109,35 +151,23 @@ struct FieldError {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         match self {
-            Self::Field { field, detail } => {
-                let parameter = problem(
-                    StatusCode::BAD_REQUEST,
-                    "invalid-parameter",
-                    "A part of the URL or a header is wrong",
-                );
-                naming(parameter, field, detail)
-            }
-            Self::Content { field, detail } => {
-                let content = StatusCode::UNPROCESSABLE_ENTITY;
-                let content = problem(content, "invalid-content", "The content is wrong");
-                naming(content, field, detail)
-            }
+            Self::Field { field, detail } => naming(Kind::INVALID_PARAMETER, field, detail),
+            Self::Content { field, detail } => naming(Kind::INVALID_CONTENT, field, detail),
             Self::KeyReused => {
-                let reused = problem(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "idempotency-key-reused",
-                    "The idempotency key belongs to another request",
-                );
                 let detail = "was used before with another request";
-                naming(reused, IDEMPOTENCY_KEY.to_owned(), detail.to_owned())
+                naming(
+                    Kind::KEY_REUSED,
+                    IDEMPOTENCY_KEY.to_owned(),
+                    detail.to_owned(),
+                )
             }
             Self::Internal(error) => internal(&error),
-            Self::Panicked => ours(),
-            Self::Elsewhere(detail) => {
-                let elsewhere = StatusCode::SERVICE_UNAVAILABLE;
-                let elsewhere = problem(elsewhere, "unavailable", "Not available here");
-                let elsewhere = elsewhere.with_detail(detail);
-                ([(RETRY_AFTER, "1")], elsewhere).into_response()
+            Self::Panicked => problem(Kind::INTERNAL).into_response(),
+            Self::Elsewhere(detail) => later(Kind::UNAVAILABLE, &detail),
+            Self::NoRoom(detail) => later(Kind::UNAVAILABLE, detail),
+            Self::InProgress => {
+                let detail = "a request with this Idempotency-Key has not ended yet; ask again";
+                later(Kind::IN_PROGRESS, detail)
             }
             other => other.plain().into_response(),
         }
@@ -145,80 +175,50 @@ impl IntoResponse for Problem {
 }
 
 impl Problem {
-    /// Those that name no field.
+    /// Those that name no field and no time.
     fn plain(self) -> ProblemDetails {
-        let (status, slug, title, detail) = match self {
-            Self::Malformed(detail) => (
-                StatusCode::BAD_REQUEST,
-                "malformed-body",
-                "The body is not well-formed",
-                detail,
-            ),
+        let (kind, detail) = match self {
+            Self::Malformed(detail) => (Kind::MALFORMED_BODY, detail),
             Self::MediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "The body is of another type",
+                Kind::MEDIA_TYPE,
                 "send JSON, with the content type application/json".to_owned(),
             ),
             Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-large",
-                "The body is too large",
+                Kind::TOO_LARGE,
                 format!("it may have at most {BODY_LIMIT} bytes"),
             ),
             Self::UnknownBulk => (
-                StatusCode::NOT_FOUND,
-                "not-found",
-                "Not found",
+                Kind::NOT_FOUND,
                 "there is no bulk operation with this id".to_owned(),
             ),
-            Self::NotAllowed(detail) => (
-                StatusCode::CONFLICT,
-                "not-allowed",
-                "The saga's state does not allow it",
-                detail,
-            ),
-            Self::Conflict(detail) => (
-                StatusCode::CONFLICT,
-                "changed",
-                "It has changed meanwhile",
-                detail,
-            ),
-            Self::Precondition(detail) => (
-                StatusCode::PRECONDITION_FAILED,
-                "changed",
-                "It has changed meanwhile",
-                detail,
-            ),
-            _ => (
-                StatusCode::NOT_FOUND,
-                "not-found",
-                "Not found",
-                "there is no saga with this id".to_owned(),
-            ),
+            Self::NotAllowed(detail) => (Kind::NOT_ALLOWED, detail),
+            Self::Conflict(detail) => (Kind::CHANGED, detail),
+            Self::Precondition(detail) => {
+                let changed = problem(Kind::CHANGED).with_detail(detail);
+                return changed.with_status(StatusCode::PRECONDITION_FAILED);
+            }
+            _ => (Kind::NOT_FOUND, "there is no saga with this id".to_owned()),
         };
-        problem(status, slug, title).with_detail(detail)
+        problem(kind).with_detail(detail)
     }
 }
 
 fn internal(error: &Error) -> Response {
     error!(%error, "a request about sagas failed");
-    if error.is_transient() {
-        let busy = StatusCode::SERVICE_UNAVAILABLE;
-        let busy = problem(busy, "unavailable", "Not available now");
-        return ([(RETRY_AFTER, "1")], busy).into_response();
+    match error.is_transient() {
+        true => later(Kind::UNAVAILABLE, "the database is not available"),
+        false => problem(Kind::INTERNAL).into_response(),
     }
-    ours()
 }
 
-fn ours() -> Response {
-    let ours = StatusCode::INTERNAL_SERVER_ERROR;
-    problem(ours, "internal", "Internal error").into_response()
+fn later(kind: Kind, detail: &str) -> Response {
+    let problem = problem(kind).with_detail(detail);
+    ([(RETRY_AFTER, "1")], problem).into_response()
 }
 
-fn naming(problem: ProblemDetails, field: String, detail: String) -> Response {
+fn naming(kind: Kind, field: String, detail: String) -> Response {
     let message = detail.clone();
-    problem
+    problem(kind)
         .with_detail(format!("{field}: {detail}"))
         .with_extensions(Errors {
             errors: [FieldError { field, message }],
@@ -226,10 +226,12 @@ fn naming(problem: ProblemDetails, field: String, detail: String) -> Response {
         .into_response()
 }
 
-/// With the types that the services' own problems have.
-fn problem(status: StatusCode, slug: &str, title: &str) -> ProblemDetails {
-    let problem = ProblemDetails::from_status_code(status).with_title(title);
-    match format!("/problems/{slug}").parse::<Uri>() {
+fn problem(kind: Kind) -> ProblemDetails {
+    let status = kind.statuses.first().copied().map(StatusCode::from_u16);
+    let status = status.and_then(Result::ok);
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let problem = ProblemDetails::from_status_code(status).with_title(kind.title);
+    match format!("/problems/{}", kind.slug).parse::<Uri>() {
         Ok(uri) => problem.with_type(uri),
         Err(_) => problem,
     }

@@ -38,6 +38,8 @@ impl Pairs {
     }
 
     fn take(&mut self, name: &str) -> Option<String> {
+        #[cfg(test)]
+        TAKEN.with_borrow_mut(|taken| taken.insert(name.to_owned()));
         let index = self.0.iter().position(|(found, _)| found == name)?;
         Some(self.0.swap_remove(index).1)
     }
@@ -82,6 +84,13 @@ impl Pairs {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Every name that a parser has asked for.
+    pub(crate) static TAKEN: std::cell::RefCell<std::collections::BTreeSet<String>> =
+        const { std::cell::RefCell::new(std::collections::BTreeSet::new()) };
+}
+
 /// What `GET /sagas` asks for.
 pub(crate) struct ListQuery {
     pub(crate) selection: Selection,
@@ -99,6 +108,19 @@ impl ListQuery {
         pairs.nothing_left()?;
         Ok(query)
     }
+}
+
+/// What `GET /sagas/stream` asks for.
+pub(crate) fn lasting_selection(mut pairs: Pairs) -> Result<Selection, Problem> {
+    for changing in ["status", "waiting_for", "stuck_for"] {
+        if pairs.take(changing).is_some() {
+            let detail = "changes while a saga lives: leave out of the stream what you do not show";
+            return Err(Problem::field(changing, detail));
+        }
+    }
+    let selection = pairs.take_selection()?;
+    pairs.nothing_left()?;
+    Ok(selection)
 }
 
 words! {
@@ -314,9 +336,12 @@ pub(crate) fn between(low: i64, high: i64) -> impl Fn(&str) -> Result<i64, Strin
 }
 
 fn word<T: FromStr<Err = UnknownWord>>(value: &str) -> Result<T, String> {
-    value
-        .parse()
-        .map_err(|error: UnknownWord| error.to_string())
+    value.parse().map_err(unknown)
+}
+
+/// What would have been right; not what was sent.
+pub(crate) fn unknown(word: UnknownWord) -> String {
+    format!("not one of {}", word.known)
 }
 
 fn uuid(value: &str) -> Result<Uuid, String> {

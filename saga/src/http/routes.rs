@@ -1,51 +1,68 @@
 //! From a request to what is shown.
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{DefaultBodyLimit, State},
-    response::IntoResponse,
-    routing::{get, post},
+    http::{HeaderMap, header::ACCEPT},
+    response::{IntoResponse, Response},
 };
 use sqlx::PgPool;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Coordinator,
     http::{
-        bulk,
-        graph::graph,
+        bulk, graph,
         house::{House, RawId, RawQuery, etag, keep},
-        locks::locks,
-        operations,
+        locks, messages, operations, params,
         problem::{BODY_LIMIT, Problem},
         query::{
-            AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place, saga_id,
+            AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place,
+            lasting_selection, saga_id,
         },
+        stream::{self, Streams},
         table,
-        view::{AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Summary},
+        view::{
+            AnomalyView, Count, DefinitionView, Definitions, Events, List, Page, Saga, Summary,
+        },
     },
-    operator::allowed_operations,
+    operator::{Selection, allowed_operations},
 };
 
-/// The routes, to be nested under `/v1`.
-pub fn router(pool: PgPool, coordinator: Coordinator) -> Router {
-    Router::new()
-        .route("/sagas", get(list))
-        .route("/sagas/count", get(count))
-        .route("/sagas/{id}", get(show))
-        .route("/sagas/{id}/events", get(events))
-        .route("/sagas/{id}/graph", get(graph))
-        .route("/sagas/{id}/operations", post(operations::intervene))
-        .route("/anomalies", get(anomalies))
-        .route("/definitions", get(definitions))
-        .route("/locks", get(locks))
-        .route("/bulk-operations", get(bulk::list).post(bulk::create))
-        .route("/bulk-operations/{id}", get(bulk::show))
-        .route("/bulk-operations/{id}/items", get(bulk::items))
-        .route("/bulk-operations/{id}/cancel", post(bulk::cancel))
+/// The routes with their description, to be nested under `/v1`. Whoever wants no description
+/// takes the [`Router`](axum::Router) in it: `.into()`.
+pub fn router(pool: PgPool, coordinator: Coordinator, streams: Streams) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(count))
+        .routes(routes!(follow))
+        .routes(routes!(show))
+        .routes(routes!(events))
+        .routes(routes!(messages::messages))
+        .routes(routes!(graph::graph))
+        .routes(routes!(operations::intervene))
+        .routes(routes!(anomalies))
+        .routes(routes!(definitions))
+        .routes(routes!(locks::locks))
+        .routes(routes!(bulk::list, bulk::create))
+        .routes(routes!(bulk::show))
+        .routes(routes!(bulk::items))
+        .routes(routes!(bulk::cancel))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(House { pool, coordinator })
+        .with_state(House {
+            pool,
+            coordinator,
+            streams,
+        })
 }
 
+/// Sagas, the newest first
+///
+/// A page of a list costs the same however far down it is. A saga that starts meanwhile is on no
+/// later page.
+#[utoipa::path(get, path = "/sagas", tag = "sagas", operation_id = "list_sagas",
+    params(Selection, params::Paging),
+    responses((status = 200, description = "A page", body = List)))]
 async fn list(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<List>, Problem> {
     let query = ListQuery::parse(Pairs::new(query)?)?;
     let found = table::list(&pool, &query).await?;
@@ -65,6 +82,12 @@ async fn list(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<List>,
     }))
 }
 
+/// How many sagas there are
+///
+/// Looks at each saga that is selected.
+#[utoipa::path(get, path = "/sagas/count", tag = "sagas", operation_id = "count_sagas",
+    params(Selection, params::Counting),
+    responses((status = 200, description = "The most first", body = Count)))]
 async fn count(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<Count>, Problem> {
     let query = CountQuery::parse(Pairs::new(query)?)?;
     let groups = table::count(&pool, &query).await?;
@@ -72,6 +95,13 @@ async fn count(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<Count
     Ok(Json(Count { total, groups }))
 }
 
+/// One saga
+///
+/// Where it stands, what each step waits for and until when, and what a person may do now.
+#[utoipa::path(get, path = "/sagas/{id}", tag = "sagas", operation_id = "show_saga",
+    params(params::Id),
+    responses((status = 200, description = "The saga", body = Saga,
+        headers(("ETag" = String, description = "The number of its last event, for If-Match")))))]
 async fn show(
     State(house): State<House>,
     id: RawId,
@@ -84,22 +114,65 @@ async fn show(
     Ok((etag(saga.summary.seq), Json(saga)))
 }
 
+/// A saga's history, in order
+///
+/// With `Accept: text/event-stream` as it happens: `recorded`, each with an event, whose number is
+/// the id. `Last-Event-ID` goes on after one, `limit` is of a page and counts for nothing.
+#[utoipa::path(get, path = "/sagas/{id}/events", tag = "sagas", operation_id = "saga_events",
+    params(params::Id, params::History, params::Resumed),
+    responses((status = 200, description = "A page, or the stream", content(
+        (Events = "application/json"), (String = "text/event-stream")))))]
 async fn events(
-    State(pool): State<PgPool>,
+    State(House { pool, streams, .. }): State<House>,
     id: RawId,
     query: RawQuery,
-) -> Result<Json<Events>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let id = saga_id(id)?;
     let query = EventsQuery::parse(Pairs::new(query)?)?;
+    if wants_stream(&headers) {
+        return match table::exists(&pool, id).await? {
+            true => stream::watch(&streams, &headers, id, query.after),
+            false => Err(Problem::UnknownSaga),
+        };
+    }
     let mut events = table::events(&pool, id, &query).await?;
     if events.is_empty() && table::find(&pool, id).await?.is_none() {
         return Err(Problem::UnknownSaga);
     }
     let more = keep(&mut events, query.limit);
     let next_after = events.last().filter(|_| more).map(|event| event.seq);
-    Ok(Json(Events { events, next_after }))
+    Ok(Json(Events { events, next_after }).into_response())
 }
 
+/// What changes in the list, as it happens
+///
+/// `reload`: load the list now; what changes from here on follows. `saga`: a saga as the list shows
+/// it, each time it has moved. `reload` again: something may have been missed. Of more than a
+/// thousand open sagas of one status the newest are followed.
+#[utoipa::path(get, path = "/sagas/stream", tag = "sagas", operation_id = "follow_sagas",
+    params(params::Lasting, params::Resumed),
+    responses((status = 200, description = "The stream", content_type = "text/event-stream",
+        body = String)))]
+async fn follow(
+    State(House { streams, .. }): State<House>,
+    query: RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wanted = lasting_selection(Pairs::new(query)?)?;
+    stream::follow(&streams, &headers, wanted)
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|accepted| accepted.to_str().ok());
+    accepted.any(|accepted| accepted.contains("text/event-stream"))
+}
+
+/// What should not have happened, the newest first
+#[utoipa::path(get, path = "/anomalies", tag = "sagas", operation_id = "anomalies",
+    params(params::Anomalies, params::Paging),
+    responses((status = 200, description = "A page", body = Page<AnomalyView>)))]
 async fn anomalies(
     State(pool): State<PgPool>,
     query: RawQuery,
@@ -119,6 +192,11 @@ async fn anomalies(
     Ok(Json(Page { items, next_cursor }))
 }
 
+/// Every version of every definition, with its sagas counted
+///
+/// Looks at each saga.
+#[utoipa::path(get, path = "/definitions", tag = "sagas", operation_id = "definitions",
+    responses((status = 200, description = "By name and version", body = Definitions)))]
 async fn definitions(
     State(house): State<House>,
     query: RawQuery,

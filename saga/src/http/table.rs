@@ -9,6 +9,7 @@ use crate::{
     Error,
     agenda::{Agenda, DEADLINE},
     http::{
+        messages::ABOUT_MESSAGES,
         query::{AnomaliesQuery, CountQuery, EventsQuery, ListQuery},
         view::{AnomalyView, Group, Recorded, Saga, StepView, Summary, WaitingView},
     },
@@ -151,6 +152,122 @@ pub(crate) async fn events(
     .fetch_all(pool)
     .await?;
     Ok(events)
+}
+
+/// As [`events`], of those that are about a message.
+pub(crate) async fn correspondence(
+    pool: &PgPool,
+    id: Uuid,
+    query: &EventsQuery,
+) -> Result<Vec<Recorded>, Error> {
+    let kinds = ABOUT_MESSAGES.map(ToOwned::to_owned);
+    let events = sqlx::query_as!(
+        Recorded,
+        r#"select seq, recorded_at as at, body as event from saga.event
+           where saga_id = $1 and seq > $2 and kind = any($4) order by seq limit $3"#,
+        id,
+        query.after,
+        query.limit + 1,
+        &kinds[..]
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(events)
+}
+
+/// Whether there is such a saga.
+pub(crate) async fn exists(pool: &PgPool, id: Uuid) -> Result<bool, Error> {
+    let found = sqlx::query_scalar!(
+        r#"select exists (select from saga.instance where id = $1) as "is_there!""#,
+        id
+    );
+    Ok(found.fetch_one(pool).await?)
+}
+
+/// An event, and the place it was asked for from.
+pub(crate) struct Happened {
+    pub(crate) saga_id: Uuid,
+    pub(crate) after: i64,
+    pub(crate) recorded: Recorded,
+}
+
+/// The histories of many sagas, each from a place on: of each at most `page` events, of all
+/// together at most `look`. In order.
+pub(crate) async fn histories(
+    pool: &PgPool,
+    ids: &[Uuid],
+    afters: &[i64],
+    page: i64,
+    look: i64,
+) -> Result<Vec<Happened>, Error> {
+    let rows = sqlx::query!(
+        r#"select w.saga_id as "saga_id!", w.after as "after!", e.seq, e.recorded_at, e.body
+           from unnest($1::uuid[], $2::bigint[]) as w (saga_id, after)
+           cross join lateral (
+               select seq, recorded_at, body from saga.event
+               where saga_id = w.saga_id and seq > w.after order by seq limit $3) as e
+           order by w.saga_id, w.after, e.seq limit $4"#,
+        ids,
+        afters,
+        page,
+        look
+    )
+    .fetch_all(pool)
+    .await?;
+    let rows = rows.into_iter();
+    let happened = rows.map(|row| Happened {
+        saga_id: row.saga_id,
+        after: row.after,
+        recorded: Recorded {
+            seq: row.seq,
+            at: row.recorded_at,
+            event: row.body,
+        },
+    });
+    Ok(happened.collect())
+}
+
+/// A saga that is followed.
+pub(crate) struct Followed {
+    pub(crate) id: Uuid,
+    pub(crate) seq: i64,
+    /// Whether it is among the newest of all.
+    pub(crate) is_newest: bool,
+}
+
+/// The newest `count` sagas, and the newest `count` of each open status, with how far they are.
+pub(crate) async fn followed(pool: &PgPool, count: i64) -> Result<Vec<Followed>, Error> {
+    Ok(sqlx::query_as!(
+        Followed,
+        r#"select id as "id!", seq as "seq!", bool_or(is_newest) as "is_newest!"
+           from ((select id, seq, true as is_newest from saga.instance
+                  order by created_at desc, id desc limit $1)
+                 union all
+                 (select id, seq, false from saga.instance where status = 'running'
+                  order by created_at desc, id desc limit $1)
+                 union all
+                 (select id, seq, false from saga.instance where status = 'compensating'
+                  order by created_at desc, id desc limit $1)
+                 union all
+                 (select id, seq, false from saga.instance where status = 'parked'
+                  order by created_at desc, id desc limit $1)) as s
+           group by id, seq"#,
+        count
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// These sagas as the list shows them, those that moved first first.
+pub(crate) async fn summaries(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Summary>, Error> {
+    let mut sql = QueryBuilder::new("select ");
+    sql.push(COLUMNS)
+        .push(" from saga.instance where id = any(");
+    sql.push_bind(ids.to_vec())
+        .push(") order by updated_at, id");
+    let rows: Vec<Row> = sql.build_query_as().fetch_all(pool).await?;
+    let rows = rows.into_iter();
+    rows.map(|row| Ok(row.parse()?.summary)).collect()
 }
 
 /// A row of `saga.anomaly`.

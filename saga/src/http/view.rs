@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    event::Event,
     http::query::AnomalyKind,
     instance::{Instance, LockState, Status, StepState, Waiting},
     operation::Phase,
@@ -16,7 +18,8 @@ use crate::{
 };
 
 /// One saga in the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaSummary)]
 pub struct Summary {
     /// Its id.
     pub id: Uuid,
@@ -51,7 +54,7 @@ pub struct Summary {
 }
 
 /// What a saga waits for, and until when.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct WaitingView {
     /// For what, of which step.
     #[serde(flatten)]
@@ -63,7 +66,7 @@ pub struct WaitingView {
 }
 
 /// One saga in full.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Saga {
     /// What the list says of it.
     #[serde(flatten)]
@@ -83,7 +86,7 @@ pub struct Saga {
 }
 
 /// One step of a saga.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StepView {
     /// Where it stands.
     #[serde(flatten)]
@@ -117,7 +120,8 @@ impl Saga {
 }
 
 /// A page of the list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaList)]
 pub struct List {
     /// Newest first.
     pub items: Vec<Summary>,
@@ -126,18 +130,19 @@ pub struct List {
 }
 
 /// One event of a history.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Recorded {
     /// Its number.
     pub seq: i64,
     /// When it was recorded, by the database's clock.
     pub at: DateTime<Utc>,
     /// The event: `type`, and what belongs to it.
+    #[schema(value_type = Event)]
     pub event: Value,
 }
 
 /// A page of a history.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Events {
     /// In order.
     pub events: Vec<Recorded>,
@@ -145,8 +150,69 @@ pub struct Events {
     pub next_after: Option<i64>,
 }
 
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// To a participant.
+    Command,
+    /// From one.
+    Reply,
+}
+
+/// A command or a reply of a saga.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaMessage)]
+pub struct MessageView {
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The event that tells of it; none for a reply that is parked.
+    pub seq: Option<i64>,
+    /// When it was enqueued or counted, or when it was parked.
+    pub at: DateTime<Utc>,
+    /// The step.
+    pub step: String,
+    /// Forwards or back.
+    pub phase: Phase,
+    /// The round.
+    pub round: i32,
+    /// Which sending of the same operation; none for a reply, which answers all of them.
+    pub attempt: Option<i32>,
+    /// Not "do it" but "what became of it?".
+    pub probe: bool,
+    /// The operation's correlation key.
+    pub op_key: Uuid,
+    /// What a reply said.
+    pub outcome: Option<Outcome>,
+    /// Whether a reply changed anything.
+    pub counted: bool,
+    /// Where it goes; none if this replica does not know the saga's version.
+    pub topic: Option<String>,
+    /// What its payload is, as far as it is known here.
+    pub kind: Option<String>,
+    /// Its record key: the saga.
+    pub key: Uuid,
+    /// Its id in `/parked`, if it is parked.
+    pub parked: Option<String>,
+    /// Of a parked reply: where it was read.
+    pub partition: Option<i32>,
+    /// Likewise.
+    pub offset: Option<i64>,
+}
+
+/// A page of a saga's messages.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaMessages)]
+pub struct Messages {
+    /// In order.
+    pub messages: Vec<MessageView>,
+    /// Give it back as `after` for the next page; none on the last.
+    pub next_after: Option<i64>,
+}
+
 /// Sagas by something.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaCount)]
 pub struct Count {
     /// All together.
     pub total: i64,
@@ -155,7 +221,8 @@ pub struct Count {
 }
 
 /// The sagas of one sort.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SagaGroup)]
 pub struct Group {
     /// The word; none for those that wait for nothing.
     pub value: Option<String>,
@@ -164,7 +231,7 @@ pub struct Group {
 }
 
 /// What should not have happened.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AnomalyView {
     /// The saga.
     pub saga_id: Uuid,
@@ -187,7 +254,7 @@ pub struct AnomalyView {
 }
 
 /// A page of something.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Page<T> {
     /// In the list's order.
     pub items: Vec<T>,
@@ -196,7 +263,7 @@ pub struct Page<T> {
 }
 
 /// Items, each with a name or a number that the next page begins after.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct After<T, A> {
     /// In order.
     pub items: Vec<T>,
@@ -205,7 +272,7 @@ pub struct After<T, A> {
 }
 
 /// A version of a definition, and its sagas.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct DefinitionView {
     /// The definition's name.
     pub name: String,
@@ -226,14 +293,14 @@ pub struct DefinitionView {
 }
 
 /// All definitions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Definitions {
     /// By name and version.
     pub items: Vec<DefinitionView>,
 }
 
 /// What became of an intervention.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct IntervenedView {
     /// `done`, `repeated` or `dry_run`.
     pub outcome: &'static str,

@@ -1,6 +1,7 @@
 //! What a saga claims, and what it is told.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{Error, words::words};
@@ -9,7 +10,7 @@ use crate::{Error, words::words};
 pub(crate) const LONGEST_RESOURCE: usize = 200;
 
 /// So many units of a resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Claim {
     /// Its name, like `credit/018f…`: 1 to 200 bytes.
     pub resource: String,

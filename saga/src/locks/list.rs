@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{Error, locks::table};
@@ -43,7 +44,7 @@ impl Default for Filter {
 }
 
 /// A resource that is claimed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Lock {
     /// Its name.
     pub resource: String,
@@ -63,7 +64,7 @@ pub struct Lock {
 }
 
 /// A saga that claims a resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Claimant {
     /// The saga.
     pub saga_id: Uuid,

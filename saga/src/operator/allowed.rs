@@ -1,6 +1,7 @@
 //! What a person may do now, for whoever shows buttons.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     Coordinator, Error, Instance,
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// Whether a person may do one thing now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AllowedOperation {
     /// What.
     pub name: OperationName,

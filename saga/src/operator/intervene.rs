@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sqlx::PgTransaction;
 use tracing::{Instrument, info, info_span};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -51,7 +52,7 @@ impl Outcome {
 }
 
 /// What followed from an intervention.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Intervened {
     /// The saga.
     pub saga_id: Uuid,
@@ -68,7 +69,7 @@ pub struct Intervened {
 }
 
 /// A command that followed from an intervention.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Commanded {
     /// The step.
     pub step: String,
@@ -107,6 +108,21 @@ pub async fn intervene(
     intervene_with(tx, coordinator, saga_id, request)
         .instrument(span)
         .await
+}
+
+/// Whether nobody else is at a request for this saga under this key. Then it is the caller's until
+/// the transaction ends; if not, the same request should come again later. Without asking,
+/// [`intervene`] waits for whoever is at it.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn claim_key(
+    tx: &mut PgTransaction<'_>,
+    saga_id: Uuid,
+    idempotency_key: &str,
+) -> Result<bool, Error> {
+    table::claim_key(tx, saga_id, idempotency_key).await
 }
 
 async fn intervene_with(

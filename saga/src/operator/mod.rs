@@ -18,6 +18,6 @@ pub(crate) mod table;
 pub mod bulk;
 
 pub use allowed::{AllowedOperation, allowed_operations};
-pub use intervene::{Commanded, Intervened, Outcome, intervene};
+pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene};
 pub use request::Request;
 pub use selection::Selection;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::instance::{Status, WaitingFor};
 
 /// Which sagas; every one where nothing is said.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
 pub struct Selection {
     /// Of that definition.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -18,6 +20,7 @@ pub struct Selection {
     pub version: Option<i32>,
     /// That stand there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub status: Option<Status>,
     /// With that business key.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,13 +28,18 @@ pub struct Selection {
     /// Whose business keys begin like that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_key_prefix: Option<String>,
-    /// With that tag: its name, and its value.
+    /// With that tag: `name:value`.
+    #[schema(value_type = Option<String>, example = "customer:018f3b2e")]
+    #[param(value_type = Option<String>, example = "customer:018f3b2e")]
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tag")]
     pub tag: Option<(String, String)>,
     /// That wait for that.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
     pub waiting_for: Option<WaitingFor>,
-    /// That have not ended and have not moved for so long.
+    /// That have not ended and have not moved for so long: `90s`, `10m`, `2h`, `7d`.
+    #[schema(value_type = Option<String>, example = "10m")]
+    #[param(value_type = Option<String>, example = "10m")]
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
     pub stuck_for: Option<Duration>,
     /// That started at that moment or later.

@@ -39,6 +39,20 @@ pub(super) async fn find(
     stored.transpose()
 }
 
+/// Whether nobody else is at a request for this saga under this key: true until the transaction ends.
+pub(super) async fn claim_key(
+    tx: &mut PgTransaction<'_>,
+    saga_id: Uuid,
+    idempotency_key: &str,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"select pg_try_advisory_xact_lock(hashtext('saga.intervention'), hashtext($1)) as "mine!""#,
+        format!("{saga_id} {idempotency_key}")
+    )
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
 /// Writes down an intervention that was carried out, and what was answered.
 pub(super) async fn insert(
     tx: &mut PgTransaction<'_>,

@@ -1,7 +1,6 @@
 //! The three routes, as a stranger meets them.
 
 use axum::{
-    Router,
     body::{Body, to_bytes},
     http::{Request, StatusCode, header},
 };
@@ -13,7 +12,7 @@ use tower::ServiceExt;
 use crate::support::*;
 
 async fn get(pool: &PgPool, uri: &str) -> (StatusCode, String, Value) {
-    let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
+    let router = routes(pool, coordinator());
     let request = Request::get(uri).body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();
     let status = response.status();

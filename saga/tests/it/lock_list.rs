@@ -1,7 +1,6 @@
 //! `GET /locks`, as a stranger meets it.
 
 use axum::{
-    Router,
     body::{Body, to_bytes},
     http::{Request, StatusCode},
 };
@@ -14,7 +13,7 @@ use uuid::Uuid;
 use crate::support::*;
 
 async fn get(pool: &PgPool, query: &str) -> (StatusCode, Value) {
-    let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
+    let router = routes(pool, coordinator());
     let request = Request::get(format!("/v1/locks{query}"));
     let request = request.body(Body::empty()).unwrap();
     let response = router.oneshot(request).await.unwrap();

@@ -1,7 +1,6 @@
 //! A person at the door.
 
 use axum::{
-    Router,
     body::{Body, to_bytes},
     http::{HeaderMap, Request, StatusCode, header},
 };
@@ -20,7 +19,7 @@ struct Answer {
 }
 
 async fn send(pool: &PgPool, request: Request<Body>) -> Answer {
-    let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
+    let router = routes(pool, coordinator());
     let response = router.oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 10_000_000).await.unwrap();
@@ -280,7 +279,7 @@ async fn a_sagas_way_is_drawn_as_mermaid_and_as_svg() {
     let saga = start(&coordinator(), &pool, &Trip::default()).await;
     let drawn = async |query: &str| {
         let uri = format!("/v1/sagas/{}/graph{query}", saga.id);
-        let router = Router::new().nest("/v1", saga::http::router(pool.clone(), coordinator()));
+        let router = routes(&pool, coordinator());
         let request = Request::get(uri).body(Body::empty()).unwrap();
         let (head, body) = router.oneshot(request).await.unwrap().into_parts();
         let body = to_bytes(body, 1_000_000).await.unwrap();
@@ -580,4 +579,27 @@ async fn a_bulk_operation_is_tried_asked_for_watched_and_stopped() {
     assert_eq!(wrong.body["errors"][0]["field"], "per_second");
     let nameless = post(&pool, "/v1/bulk-operations", &[], &body).await;
     assert_eq!(nameless.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_request_whose_first_does_not_end_is_in_progress() {
+    let pool = database("in_progress").await;
+    let saga = start(&coordinator(), &pool, &Trip::default()).await;
+    let mut first = pool.begin().await.unwrap();
+    let mine = saga::operator::claim_key(&mut first, saga.id, "k").await;
+    assert!(mine.unwrap());
+    let uri = format!("/v1/sagas/{}/operations", saga.id);
+    let body = json!({"operation": "pause", "actor": "ann", "reason": "why"});
+    let answer = post(&pool, &uri, &[("idempotency-key", "k")], &body).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.body);
+    assert_eq!(answer.body["type"], "/problems/idempotency-key-in-progress");
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+    let dry = post(&pool, &format!("{uri}?dry_run=true"), &[], &body).await;
+    assert_eq!(dry.status, StatusCode::OK, "a question waits for nobody");
+    let other = post(&pool, &uri, &[("idempotency-key", "other")], &body).await;
+    assert_eq!(other.status, StatusCode::OK, "another request neither");
+    first.rollback().await.unwrap();
+    let body = json!({"operation": "resume", "actor": "ann", "reason": "why"});
+    let answer = post(&pool, &uri, &[("idempotency-key", "k")], &body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
 }

@@ -144,6 +144,13 @@ pub(crate) async fn effect(
     Ok(())
 }
 
+/// What this crate serves, where services put it.
+pub(crate) fn routes(pool: &PgPool, coordinator: Coordinator) -> axum::Router {
+    let streams = saga::http::Streams::new(pool.clone());
+    let sagas = saga::http::router(pool.clone(), coordinator, streams);
+    axum::Router::new().nest("/v1", sagas.into())
+}
+
 pub(crate) fn participant() -> Participant {
     Participant::new("traveller")
         .action(Doer)

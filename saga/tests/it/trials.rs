@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::support::{
     REPLIES, Trip, answer, coordinator_of, count, database, definition_with, deliver, instance,
-    sent, start,
+    make_due, sent, start,
 };
 
 /// How long a step may take, and how long it is waited for at most before it is tried again.
@@ -27,13 +27,11 @@ async fn a_hundred_thousand_timers_due_at_once_neither_starve_others_nor_come_ba
     let first = start(&coordinator, &orders, &Trip::default()).await;
     let sick = start(&coordinator, &orders, &Trip::default()).await;
     multiply(&orders, first.id, many - 1).await;
-    for sql in [
-        "update saga.timer set fire_at = now() - interval '1 minute'",
-        "analyze saga.timer",
-        "analyze saga.instance",
-    ] {
-        sqlx::query(sql).execute(&orders).await.unwrap();
-    }
+    make_due(&orders, None).await;
+    sqlx::query("analyze saga.instance")
+        .execute(&orders)
+        .await
+        .unwrap();
     // It stands in front of all the others, and cannot go on.
     let spoil = "update saga.instance set hash = 'of another graph' where id = $1";
     sqlx::query(spoil)
@@ -41,12 +39,7 @@ async fn a_hundred_thousand_timers_due_at_once_neither_starve_others_nor_come_ba
         .execute(&orders)
         .await
         .unwrap();
-    let soonest = "update saga.timer set fire_at = fire_at - interval '1 hour' where saga_id = $1";
-    sqlx::query(soonest)
-        .bind(sick.id)
-        .execute(&orders)
-        .await
-        .unwrap();
+    make_due(&orders, Some(sick.id)).await;
 
     let shutdown = CancellationToken::new();
     let replicas: Vec<_> = (0..2)
@@ -65,7 +58,7 @@ async fn a_hundred_thousand_timers_due_at_once_neither_starve_others_nor_come_ba
     }
     let still_due = many - timed_out(&orders).await;
     until(LONG, "every timer to have fired", async || {
-        let due = "saga.timer where fire_at <= clock_timestamp()";
+        let due = "saga.instance where look_at <= clock_timestamp()";
         (count(&orders, due).await == 0).then_some(())
     })
     .await;
@@ -101,7 +94,6 @@ async fn multiply(orders: &PgPool, id: Uuid, times: i64) {
     for (table, column, other) in [
         ("saga.instance", "id", ", 'business_key', copy.id"),
         ("saga.event", "saga_id", ""),
-        ("saga.timer", "saga_id", ""),
     ] {
         let sql = format!(
             "insert into {table}
@@ -141,7 +133,7 @@ async fn answer_all(orders: &PgPool, coordinator: &saga::Coordinator, id: Uuid) 
 }
 
 async fn put_off(orders: &PgPool, sick: Uuid) {
-    let failures: i32 = sqlx::query_scalar("select failures from saga.timer where saga_id = $1")
+    let failures: i32 = sqlx::query_scalar("select failures from saga.instance where id = $1")
         .bind(sick)
         .fetch_one(orders)
         .await

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use outbox::{Handler, Received};
+use outbox::{BatchHandler, Received};
 use saga::Operation;
 use sqlx::PgTransaction;
 
@@ -45,17 +45,14 @@ async fn since(
 }
 
 /// Pairs, one after another: a plan is kept from the sixth time on.
-async fn handle_in_pairs<H: Handler>(
+async fn handle_in_pairs<H: BatchHandler>(
     tx: &mut PgTransaction<'_>,
     handler: &H,
     messages: &[Received],
 ) {
     assert!(messages.len() >= 16);
     for pair in messages.chunks(2) {
-        handler.prepare(tx, pair).await.unwrap();
-        for message in pair {
-            handler.handle(tx, message).await.unwrap();
-        }
+        handler.handle_batch(tx, pair).await.unwrap();
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Parked {
 
 /// A request to handle, or send, a message again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "http", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "http", schema(as = ReplayRequest))]
 pub struct Request {
     /// Since when.
     pub at: DateTime<Utc>,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use sqlx::{PgPool, PgTransaction};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -57,7 +58,8 @@ pub enum Created {
 }
 
 /// What a bulk operation would do.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = BulkExpected)]
 pub struct Expected {
     /// To how many sagas.
     pub count: i64,
@@ -66,7 +68,8 @@ pub struct Expected {
 }
 
 /// What would become of one saga.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BulkProspect)]
 pub struct Prospect {
     /// The saga.
     pub saga_id: Uuid,

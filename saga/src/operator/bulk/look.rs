@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// One bulk operation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Bulk {
     /// Its id.
     pub id: Uuid,
@@ -44,7 +45,8 @@ pub struct Bulk {
 }
 
 /// The sagas of a bulk operation by what became of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BulkCounts)]
 pub struct Counts {
     /// All of them.
     pub total: i64,
@@ -63,7 +65,8 @@ pub struct Counts {
 }
 
 /// One saga of a bulk operation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BulkItem)]
 pub struct Item {
     /// Its place, from 1.
     pub position: i32,

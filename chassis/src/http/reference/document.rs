@@ -1,0 +1,94 @@
+//! The document, made whole: what every route has in common is added here and nowhere else.
+
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::{
+    Components, ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, Response,
+    ResponseBuilder,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::http::problem::{FieldError, ProblemBody};
+
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// Adds the title, and to each operation the problems that its kind of request can meet.
+pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version: &str) {
+    let mut license = License::new("Apache-2.0");
+    license.identifier = Some("Apache-2.0".to_owned());
+    document.info = InfoBuilder::new()
+        .title(name)
+        .description(Some(about))
+        .version(version)
+        .license(Some(license))
+        .build();
+    let components = document.components.get_or_insert_with(Components::new);
+    let schemas = &mut components.schemas;
+    schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    schemas.insert(FieldError::name().into_owned(), FieldError::schema());
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        add_problems(operation);
+    }
+}
+
+/// The operations of a path.
+pub(super) fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut path.get,
+        &mut path.put,
+        &mut path.post,
+        &mut path.delete,
+        &mut path.patch,
+        &mut path.options,
+        &mut path.head,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn add_problems(operation: &mut Operation) {
+    let parameters = operation.parameters.iter().flatten();
+    let in_path = parameters.clone().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.parameter_in == ParameterIn::Path,
+        RefOr::Ref(_) => false,
+    });
+    let mut missing = Vec::new();
+    if parameters.count() > 0 || operation.request_body.is_some() {
+        missing.push((
+            "400",
+            "A part of the request is not readable or out of range",
+        ));
+    }
+    if in_path {
+        missing.push(("404", "There is no such thing"));
+    }
+    if operation.request_body.is_some() {
+        missing.push(("413", "The body is too large"));
+        missing.push(("415", "The body is not declared as JSON"));
+        missing.push(("422", "The body is JSON with wrong fields"));
+    }
+    missing.push(("503", "Not available now; see Retry-After"));
+    missing.push(("default", "Any other problem"));
+    let responses = &mut operation.responses.responses;
+    for (status, meaning) in missing {
+        let entry = responses.entry(status.to_owned());
+        entry.or_insert_with(|| RefOr::T(problem(meaning)));
+    }
+    // Those that a route names itself carry a problem too.
+    for (status, response) in responses.iter_mut() {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+            && response.content.is_empty()
+        {
+            response.content = problem("").content;
+        }
+    }
+}
+
+fn problem(meaning: &str) -> Response {
+    let schema = Ref::from_schema_name(ProblemBody::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    ResponseBuilder::new()
+        .description(meaning)
+        .content(PROBLEM_JSON, content)
+        .build()
+}

@@ -1,0 +1,341 @@
+//! `GET /sagas/{id}/messages`: what a saga asked and what it was answered.
+//!
+//! The history is what this is told from: it is there as long as the saga. Beside it stand the parked
+//! messages, on either side of the pipe. The log of the outbox is not asked: it knows no saga,
+//! and is emptied once it is sent. So a message that went its way has no partition and no offset here;
+//! those are the broker's, and who needs them finds the record by its key, the saga's id.
+
+use axum::{Json, extract::State};
+use outbox::{incoming::parked as inbox, operator::parked as outbox_side};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    Coordinator, Error,
+    definition::Class,
+    event::Event,
+    http::{
+        house::{House, RawId, RawQuery, keep},
+        params,
+        problem::Problem,
+        query::{EventsQuery, Pairs, saga_id},
+        table,
+        view::{Direction, MessageView, Messages, Recorded},
+    },
+    instance::Instance,
+    operation::{Operation, Phase},
+    wire::{self, Outcome},
+};
+
+/// How many parked messages of a saga are looked at, on each side.
+const PARKED: i64 = 20;
+
+/// Each command and each reply of a saga, in order
+///
+/// Told from the history: topic, attempt, op_key and what was answered. A message that is parked
+/// names its place in `/parked`. A parked reply, which the history does not know, comes last. A
+/// message that went its way has no partition and no offset: look for the saga's id, which is its
+/// record key.
+#[utoipa::path(get, path = "/sagas/{id}/messages", tag = "sagas", operation_id = "saga_messages",
+    params(params::Id, params::History),
+    responses((status = 200, description = "A page", body = Messages)))]
+pub(crate) async fn messages(
+    State(House {
+        pool, coordinator, ..
+    }): State<House>,
+    id: RawId,
+    query: RawQuery,
+) -> Result<Json<Messages>, Problem> {
+    let id = saga_id(id)?;
+    let query = EventsQuery::parse(Pairs::new(query)?)?;
+    let saga = table::find(&pool, id).await?.ok_or(Problem::UnknownSaga)?;
+    let mut events = table::correspondence(&pool, id, &query).await?;
+    let more = keep(&mut events, query.limit);
+    let next_after = events.last().filter(|_| more).map(|event| event.seq);
+    let desk = Desk {
+        coordinator: &coordinator,
+        instance: saga.instance(),
+    };
+    let messages = events
+        .into_iter()
+        .filter_map(|event| desk.message(event).transpose());
+    let mut messages: Vec<MessageView> = messages.collect::<Result<_, Error>>()?;
+    find_parked_commands(&pool, id, &mut messages).await?;
+    if next_after.is_none() {
+        let parked = parked_replies(&pool, id, coordinator.reply_topic()).await?;
+        messages.extend(parked);
+    }
+    Ok(Json(Messages {
+        messages,
+        next_after,
+    }))
+}
+
+/// Who knows where messages of a saga go.
+struct Desk<'a> {
+    coordinator: &'a Coordinator,
+    instance: Instance,
+}
+
+/// What an event says of a message.
+struct Said {
+    direction: Direction,
+    step: String,
+    phase: Phase,
+    round: i32,
+    attempt: Option<i32>,
+    probe: bool,
+    outcome: Option<Outcome>,
+    counted: bool,
+}
+
+impl Desk<'_> {
+    fn message(&self, recorded: Recorded) -> Result<Option<MessageView>, Error> {
+        let corrupt = |error| crate::table::corrupt(self.instance.id, error);
+        let event: Event = serde_json::from_value(recorded.event).map_err(corrupt)?;
+        let Some(said) = said(event) else {
+            return Ok(None);
+        };
+        let operation = Operation {
+            saga_id: self.instance.id,
+            step: said.step,
+            phase: said.phase,
+            round: said.round,
+        };
+        let (topic, kind) = self.address(said.direction, &operation);
+        Ok(Some(MessageView {
+            direction: said.direction,
+            seq: Some(recorded.seq),
+            at: recorded.at,
+            op_key: operation.key(),
+            step: operation.step,
+            phase: operation.phase,
+            round: operation.round,
+            attempt: said.attempt,
+            probe: said.probe,
+            outcome: said.outcome,
+            counted: said.counted,
+            topic,
+            kind,
+            key: self.instance.id,
+            parked: None,
+            partition: None,
+            offset: None,
+        }))
+    }
+
+    /// None where this replica does not know the saga's version, or its steps have changed.
+    fn address(
+        &self,
+        direction: Direction,
+        operation: &Operation,
+    ) -> (Option<String>, Option<String>) {
+        if direction == Direction::Reply {
+            return (Some(self.coordinator.reply_topic().to_owned()), None);
+        }
+        let defined = self.coordinator.pinned(&self.instance).ok();
+        let step = defined.and_then(|defined| defined.plan.step(&operation.step).ok());
+        match step {
+            None => (None, None),
+            Some(step) => {
+                let kind = match (operation.phase, &step.class) {
+                    (Phase::Action, _) => Some(step.kind),
+                    (Phase::Compensation, Class::Compensatable(undo)) => Some(undo.kind),
+                    (Phase::Compensation, _) => None,
+                };
+                (Some(step.topic.clone()), kind.map(ToOwned::to_owned))
+            }
+        }
+    }
+}
+
+/// None where no message is told of: a person took the step for done.
+fn said(event: Event) -> Option<Said> {
+    let sent = |step, phase, round, attempt, probe| Said {
+        direction: Direction::Command,
+        step,
+        phase,
+        round,
+        attempt: Some(attempt),
+        probe,
+        outcome: None,
+        counted: true,
+    };
+    let answered = |step, phase, round, outcome, counted| Said {
+        direction: Direction::Reply,
+        step,
+        phase,
+        round,
+        attempt: None,
+        probe: false,
+        outcome: Some(outcome),
+        counted,
+    };
+    use Phase::{Action, Compensation};
+    Some(match event {
+        Event::CommandSent {
+            step,
+            phase,
+            round,
+            attempt,
+            ..
+        } => sent(step, phase, round, attempt, false),
+        Event::ProbeSent {
+            step,
+            round,
+            attempt,
+            ..
+        } => sent(step, Action, round, attempt, true),
+        Event::ActionSucceeded { answer: None, .. } => return None,
+        Event::ActionSucceeded { step, round, .. } => {
+            answered(step, Action, round, Outcome::Succeeded, true)
+        }
+        Event::ActionFailed { step, round, .. } => {
+            answered(step, Action, round, Outcome::Failed, true)
+        }
+        Event::StepCompensated { step, round } => {
+            answered(step, Compensation, round, Outcome::Compensated, true)
+        }
+        Event::StepNullCompensated { step, round } => {
+            answered(step, Compensation, round, Outcome::NullCompensated, true)
+        }
+        Event::Ignored {
+            step,
+            phase,
+            round,
+            outcome,
+            ..
+        } => answered(step, phase, round, outcome, false),
+        _ => return None,
+    })
+}
+
+/// Says which of the commands were not sent.
+async fn find_parked_commands(
+    pool: &PgPool,
+    id: Uuid,
+    messages: &mut [MessageView],
+) -> Result<(), Error> {
+    let mut topics: Vec<String> = messages.iter().filter_map(|m| m.topic.clone()).collect();
+    topics.sort_unstable();
+    topics.dedup();
+    for topic in topics {
+        let selection = outbox_side::Selection {
+            topic: Some(topic),
+            key: Some(id.to_string()),
+            class: None,
+        };
+        for item in outbox_side::list(pool, &selection, None, PARKED).await? {
+            let Some(parked) = outbox_side::show(pool, item.seq, false).await? else {
+                continue;
+            };
+            let is_meant = |message: &&mut MessageView| {
+                let is = |name: &str, value: String| parked.headers.get(name) == Some(&value);
+                message.direction == Direction::Command
+                    && is(wire::OP_KEY, message.op_key.to_string())
+                    && message
+                        .attempt
+                        .is_some_and(|attempt| is(wire::ATTEMPT, attempt.to_string()))
+            };
+            if let Some(message) = messages.iter_mut().find(is_meant) {
+                message.parked = Some(format!("outbox-{}", item.seq));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Replies that could not be handled.
+async fn parked_replies(pool: &PgPool, id: Uuid, topic: &str) -> Result<Vec<MessageView>, Error> {
+    let filter = inbox::Filter {
+        topic: Some(topic.to_owned()),
+        key: Some(id.to_string().into_bytes()),
+        ..inbox::Filter::default()
+    };
+    let mut replies = Vec::new();
+    for parked in inbox::list(pool, &filter, 0, PARKED).await? {
+        let Some(shown) = inbox::show(pool, parked.id, false).await? else {
+            continue;
+        };
+        replies.extend(parked_reply(id, &shown));
+    }
+    Ok(replies)
+}
+
+/// None if its headers say nothing of an operation.
+fn parked_reply(id: Uuid, shown: &inbox::Shown) -> Option<MessageView> {
+    let header = |name: &str| {
+        let header = shown.headers.iter().find(|header| header.name == name)?;
+        match header.value.as_ref()? {
+            outbox::operator::Payload::Text(text) => Some(text.clone()),
+            outbox::operator::Payload::Hex(_) => None,
+        }
+    };
+    let operation = Operation {
+        saga_id: id,
+        step: header(wire::STEP)?,
+        phase: header(wire::PHASE)?.parse().ok()?,
+        round: header(wire::ROUND)?.parse().ok()?,
+    };
+    let parked = &shown.parked;
+    Some(MessageView {
+        direction: Direction::Reply,
+        seq: None,
+        at: parked.parked_at,
+        op_key: operation.key(),
+        step: operation.step,
+        phase: operation.phase,
+        round: operation.round,
+        attempt: None,
+        probe: false,
+        outcome: header(wire::OUTCOME).and_then(|outcome| outcome.parse().ok()),
+        counted: false,
+        topic: Some(parked.topic.clone()),
+        kind: header("ce_type"),
+        key: id,
+        parked: Some(format!("inbox-{}", parked.id)),
+        partition: Some(parked.partition),
+        offset: Some(parked.offset),
+    })
+}
+
+/// The kinds of events that are about a message.
+pub(crate) const ABOUT_MESSAGES: [&str; 7] = [
+    "command_sent",
+    "probe_sent",
+    "action_succeeded",
+    "action_failed",
+    "step_compensated",
+    "step_null_compensated",
+    "ignored",
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_is_told() {
+        let some = |kind: &str| {
+            let event: Value = json!({
+                "type": kind, "step": "s", "phase": "action", "round": 1, "attempt": 1, "data": {},
+                "op_key": Uuid::nil(), "refusal": {"code": "c", "message": "m"},
+                "reason": "duplicate", "outcome": "succeeded", "answer": "a",
+            });
+            serde_json::from_value::<Event>(event)
+        };
+        for kind in ABOUT_MESSAGES {
+            assert!(said(some(kind).unwrap()).is_some(), "{kind}");
+        }
+        for kind in [
+            "action_unknown",
+            "round_planned",
+            "attempt_timed_out",
+            "completed",
+        ] {
+            assert!(said(some(kind).unwrap()).is_none(), "{kind}");
+        }
+    }
+}
