@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::config::{Settings, duration};
+use dashboard::Neighbour;
 
 /// Takes orders and steers their sagas: payment, delivery, carrier.
 #[derive(Debug, Clone, clap::Parser)]
@@ -72,6 +73,20 @@ pub struct Config {
         value_parser = positive
     )]
     pub saga_retention: Duration,
+
+    /// Services whose parked messages the dashboard shows beside this one's, with their addresses.
+    #[arg(
+        long,
+        env = "DASHBOARD_NEIGHBOURS",
+        value_name = "NAME=URL,…",
+        value_delimiter = ','
+    )]
+    pub dashboard_neighbours: Vec<Neighbour>,
+
+    /// Where a saga's traces are shown, with `{saga_id}` in it, to be linked from its page. Of
+    /// Zipkin: `http://localhost:9411/zipkin/?annotationQuery=saga.id%3D{saga_id}`.
+    #[arg(long, env = "TRACES_URL", value_name = "URL")]
+    pub traces_url: Option<String>,
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -22,6 +22,7 @@ pub mod place_order;
 pub mod fulfilment;
 
 mod finish_order;
+mod samples;
 mod table;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use chassis::http::OpenApiRouter;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
+use dashboard::Dashboard;
 use outbox::broker::{Broker, OnPoison, Topic};
 use outbox::{Batched, incoming, service};
 use saga::Coordinator;
@@ -72,7 +74,10 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     // Their own connection: who watches waits for nobody, and nobody for who watches.
     let own = database::pool(&settings.database_url, 1, "order-service streams");
     let streams = Streams::new(own);
-    let router = app(pool.clone(), coordinator.clone(), streams.clone())
+    let app = app(pool.clone(), coordinator.clone(), streams.clone());
+    let dashboard = dashboard(&config, app.clone());
+    let router = app
+        .merge(dashboard.router())
         .merge(health::router(readiness, process.telemetry.metrics()));
     let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
@@ -82,6 +87,8 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     );
     let streaming = forever(streams.run(tasks.shutdown().clone()));
     tasks.spawn("streams", streaming);
+    let reading = forever(dashboard.run(tasks.shutdown().clone()));
+    tasks.spawn("dashboard", reading);
     let steering = steer(
         config.clone(),
         coordinator,
@@ -97,6 +104,17 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
 /// Everything under `/v1`, described, without the guard that [`chassis::http::serve`] puts around it.
 pub fn app(pool: PgPool, coordinator: Coordinator, streams: Streams) -> OpenApiRouter {
     http::router(pool, coordinator, streams)
+}
+
+/// The pages over that API.
+pub fn dashboard(config: &Config, app: OpenApiRouter) -> Dashboard {
+    let dashboard = Dashboard::new(NAME, app)
+        .with_samples(samples::samples())
+        .with_traces(config.traces_url.clone());
+    let neighbours = config.dashboard_neighbours.iter();
+    neighbours.fold(dashboard, |dashboard, neighbour| {
+        dashboard.with_neighbour(neighbour.clone())
+    })
 }
 
 /// Brings the service's database up to date: the pipe's schema, the sagas' and its own.

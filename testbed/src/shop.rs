@@ -129,13 +129,20 @@ impl Shop {
     /// end of the log in question is part of the error.
     pub async fn start(postgres: &Postgres, kafka: &Kafka, options: Options) -> Result<Shop> {
         let logs = Folder::lasting_or_throw_away(options.logs.as_deref(), "shop")?;
+        let ports = PLANS.map(|plan| match options.ports {
+            Ports::Documented => plan.port,
+            Ports::Free => free_port(),
+        });
         let building = Building {
             postgres,
             kafka,
             options: &options,
             logs: logs.path(),
+            ports,
         };
-        let departments = try_join_all(PLANS.iter().map(|plan| building.open(plan))).await?;
+        let departments = PLANS.iter().zip(ports);
+        let departments = departments.map(|(plan, port)| building.open(plan, port));
+        let departments = try_join_all(departments).await?;
         let [orders, payments, deliveries, notifications] = departments
             .try_into()
             .ok()
@@ -215,28 +222,35 @@ struct Building<'a> {
     kafka: &'a Kafka,
     options: &'a Options,
     logs: &'a Path,
+    /// Of the services, in the order of [`PLANS`].
+    ports: [u16; 4],
 }
 
 impl Building<'_> {
-    async fn open(&self, plan: &'static Plan) -> Result<Department> {
+    async fn open(&self, plan: &'static Plan, port: u16) -> Result<Department> {
         let database_url = self
             .postgres
             .create_database(&format!("{}{}", self.options.prefix, plan.name))
             .await?;
         self.migrate(plan, &database_url).await?;
-        let relay_port = self.port(plan.relay_port());
+        let relay_port = match self.options.ports {
+            Ports::Documented => plan.relay_port(),
+            Ports::Free => free_port(),
+        };
         let relay_log = self.logs.join(format!("{}-relay.log", plan.name));
         let mut relay = self
             .process("relay", &database_url, relay_port)?
             .env("SOURCE", format!("/{}", plan.name))
             .log(relay_log);
         relay.start()?;
-        let port = self.port(plan.port);
         let mut service = self
             .process(plan.service, &database_url, port)?
             .log(self.log_of(plan.service));
-        if let (Some(timeout), "orders") = (&self.options.step_timeout, plan.name) {
-            service = service.env("STEP_TIMEOUT", timeout);
+        if plan.name == "orders" {
+            service = service.env("DASHBOARD_NEIGHBOURS", self.neighbours());
+            if let Some(timeout) = &self.options.step_timeout {
+                service = service.env("STEP_TIMEOUT", timeout);
+            }
         }
         service.start()?;
         let (service_url, relay_url) = (
@@ -284,12 +298,11 @@ impl Building<'_> {
             .fold(process, |process, (name, value)| process.env(name, value)))
     }
 
-    fn port(&self, documented: u16) -> u16 {
-        if self.options.ports == Ports::Documented {
-            documented
-        } else {
-            free_port()
-        }
+    /// Whose messages the dashboard shows beside its own service's.
+    fn neighbours(&self) -> String {
+        let others = PLANS.iter().zip(self.ports).skip(1);
+        let others = others.map(|(plan, port)| format!("{}=http://127.0.0.1:{port}", plan.service));
+        others.collect::<Vec<_>>().join(",")
     }
 
     fn log_of(&self, service: &str) -> PathBuf {

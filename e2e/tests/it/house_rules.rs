@@ -23,12 +23,16 @@ const PRODUCT: [&str; 9] = [
 ];
 
 /// Which of our crates a crate may depend on, beside itself in tests.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("contracts", &["outbox"]),
     ("outbox", &["chassis"]),
     ("saga", &["outbox"]),
     ("chassis", &[]),
-    ("order-service", &["contracts", "outbox", "saga", "chassis"]),
+    ("dashboard", &["chassis"]),
+    (
+        "order-service",
+        &["contracts", "outbox", "saga", "chassis", "dashboard"],
+    ),
     (
         "payment-service",
         &["contracts", "outbox", "saga", "chassis"],

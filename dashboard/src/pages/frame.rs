@@ -1,0 +1,90 @@
+//! What is around every page, and how a page or a refusal becomes an answer.
+
+use askama::Template;
+use axum::{
+    http::{HeaderMap, StatusCode},
+    response::{Html, IntoResponse, Response},
+};
+
+use crate::{
+    api::{Refused, Visitor},
+    assets,
+    house::Dashboard,
+};
+
+/// The frame of a page.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) service: String,
+    /// Of the assets.
+    pub(crate) version: String,
+    /// The path in the navigation that leads here.
+    pub(crate) at: &'static str,
+    /// Who is logged in, as HTML; empty where nobody is asked.
+    pub(crate) who: String,
+}
+
+impl Frame {
+    pub(crate) fn new(dashboard: &Dashboard, visitor: &Visitor, at: &'static str) -> Self {
+        Self {
+            service: dashboard.own().name().to_owned(),
+            version: format!("{:016x}", assets::VERSION),
+            at,
+            who: visitor.shown(),
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "a template calls it on the frame")]
+    pub(crate) fn pages(&self) -> [(&'static str, &'static str); 6] {
+        [
+            ("/", "Overview"),
+            ("/sagas", "Sagas"),
+            ("/parked", "Parked"),
+            ("/definitions", "Definitions"),
+            ("/anomalies", "Anomalies"),
+            ("/locks", "Locks"),
+        ]
+    }
+}
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage {
+    frame: Frame,
+    refused: Refused,
+}
+
+#[derive(Template)]
+#[template(path = "refused.html")]
+struct RefusedPart {
+    refused: Refused,
+}
+
+/// A page, or a part of one.
+pub(crate) fn show(template: &impl Template) -> Response {
+    match template.render() {
+        Ok(page) => Html(page).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page could not be made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// A refusal as a page, with its status.
+pub(crate) fn refuse(dashboard: &Dashboard, visitor: &Visitor, refused: Refused) -> Response {
+    let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let frame = Frame::new(dashboard, visitor, "");
+    (status, show(&ProblemPage { frame, refused })).into_response()
+}
+
+/// A refusal for the middle of a page.
+pub(crate) fn refuse_part(refused: Refused) -> Response {
+    let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    (status, show(&RefusedPart { refused })).into_response()
+}
+
+/// Whether the script asks, for a part of a page; without it a browser wants a whole one.
+pub(crate) fn wants_part(headers: &HeaderMap) -> bool {
+    headers.contains_key("hx-request")
+}
