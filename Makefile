@@ -29,7 +29,7 @@ down: ## stop what `make up` started
 	@$(TESTBED) down
 
 test: ## everything, on a real Kafka and Postgres started for it; of the fault trials the short forms
-	@$(TOOLS) kafka gateway rules chart
+	@$(TOOLS) kafka gateway rules chart browser fuzz
 	@$(BINARIES)
 	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
 	@# One at a time: each takes a server or a broker of its own, and time is part of what it looks at.

@@ -84,7 +84,7 @@ pub struct Config {
     pub dashboard_neighbours: Vec<Neighbour>,
 
     /// Where a saga's traces are shown, with `{saga_id}` in it, to be linked from its page. Of
-    /// Zipkin: `http://localhost:9411/zipkin/?annotationQuery=saga.id%3D{saga_id}`.
+    /// Zipkin: `http://localhost:9411/zipkin/?annotationQuery=saga_id%3D{saga_id}`.
     #[arg(long, env = "TRACES_URL", value_name = "URL")]
     pub traces_url: Option<String>,
 }

@@ -23,6 +23,10 @@ mod faults;
 mod starting;
 
 mod gateway;
+
+mod fuzzed;
+mod pages;
+
 mod trials;
 
 mod observe;

@@ -1,0 +1,83 @@
+//! The dashboard in a browser, over the running shop: `e2e/browser/walk.mjs` is what a person does.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use testbed::until;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::shop::{self, SOON};
+
+/// The whole walk. It waits twice for a payment that never answers.
+const WALK: Duration = Duration::from_secs(240);
+/// Stands in whatever is hostile.
+const MALICE: &str = "window.hostile=1";
+
+/// A message that payment-service cannot read, and whose every part would run if it were let.
+async fn park_something_hostile(shop: &shop::House) {
+    let hostile = format!("\"><img src=x onerror={MALICE}><script>{MALICE}</script>");
+    let mut orders = PgConnection::connect(&shop.shop.orders.database_url)
+        .await
+        .unwrap();
+    sqlx::query("select outbox.enqueue('payment.commands', $1, $2, convert_to($3, 'UTF8'), jsonb_build_object('hostile', $1))")
+        .bind(&hostile)
+        .bind("hostile.command.v1")
+        .bind(format!("<b>{hostile}</b>"))
+        .execute(&mut orders)
+        .await
+        .unwrap();
+    until(SOON, "the hostile message is parked", async || {
+        let mut payments = PgConnection::connect(&shop.shop.payments.database_url)
+            .await
+            .unwrap();
+        let parked = sqlx::query_scalar("select count(*) from outbox.inbox_parked");
+        let parked: i64 = parked.fetch_one(&mut payments).await.unwrap();
+        (parked > 0).then_some(())
+    })
+    .await;
+}
+
+/// Where `./testbed/install-tools browser` has put what drives the browser.
+fn walk() -> PathBuf {
+    testbed::target_folder().join("tools/browser/walk.mjs")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_on_call_finds_their_way() {
+    let house = shop::shop().await;
+    park_something_hostile(&house).await;
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("browser/walk.mjs");
+    let walk = walk();
+    let ready = walk.with_file_name("node_modules").is_dir();
+    assert!(ready, "run ./testbed/install-tools browser first");
+    std::fs::copy(source, &walk).expect("the walk is there");
+    let shots = testbed::target_folder().join("screenshots");
+    std::fs::create_dir_all(&shots).expect("a folder for pictures");
+    let walking = Command::new("node")
+        .arg(&walk)
+        .env("BASE", &house.shop.orders.service_url)
+        .env("SHOTS", &shots)
+        .env("MALICE", MALICE)
+        .env("CHROMIUM", chromium())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let walked = timeout(WALK, walking).await.expect("the walk ends in time");
+    let walked = walked.expect("node runs");
+    let told = String::from_utf8_lossy(&walked.stdout);
+    let wrong = String::from_utf8_lossy(&walked.stderr);
+    assert!(
+        walked.status.success(),
+        "{told}\n{wrong}\npictures are in {}",
+        shots.display()
+    );
+    // A walk that ends early is none.
+    assert!(told.matches("ok  ").count() >= 13, "{told}");
+}
+
+fn chromium() -> String {
+    std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned())
+}
