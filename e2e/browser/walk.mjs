@@ -262,8 +262,9 @@ await step("finds hostile words everywhere, and nothing of them runs", async () 
   const hostile = `<img src=x onerror=window.hostile=1>`;
   const { saga_id } = await api("/v1/orders", order("pm_card_visa", "10115", hostile));
   await go(`/sagas/${saga_id}`);
+  await status().filter({ hasText: "completed" }).waitFor();
   await page.locator("#data summary").click();
-  await page.getByText("onerror").first().waitFor();
+  await page.locator("#data pre", { hasText: "onerror" }).waitFor();
   await inert("a saga with hostile data");
   const odd = encodeURIComponent(`"><script>window.hostile=1</script>`);
   for (const [path, answer] of [

@@ -19,8 +19,8 @@ async fn fuzz(name: &str, url: &str, further: &[&str]) {
     let program = testbed::target_folder().join("tools/schemathesis/bin/st");
     assert!(program.exists(), "run ./testbed/install-tools fuzz first");
     let asking = Command::new(program)
-        .args(["run", &format!("{url}/openapi.json"), "--no-color"])
         .args(["--config-file", &config()])
+        .args(["run", &format!("{url}/openapi.json"), "--no-color"])
         .args(["--checks", "all", "--exclude-operation-id", ENDLESS])
         .args(["--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", "15", "--seed", "20260101", "--no-shrink"])
