@@ -15,14 +15,16 @@ use crate::{
 
 /// Places a test order, and leads to its saga
 #[utoipa::path(post, path = "/test-orders/{number}", tag = "pages", operation_id = "place_test_order",
-    params(("number" = usize, Path, description = "Which of those on the overview", minimum = 0, example = 0)),
+    params(("number" = usize, Path, description = "Which of those on the overview", minimum = 0, maximum = 99, example = 0)),
     responses((status = 303, description = "To the saga's page")))]
 pub(crate) async fn place(
     State(dashboard): State<Dashboard>,
-    Path(number): Path<usize>,
+    Path(number): Path<String>,
     visitor: Visitor,
 ) -> Response {
-    let Some(sample) = dashboard.samples().get(number) else {
+    let number = number.parse::<usize>().ok();
+    let sample = number.and_then(|number| dashboard.samples().get(number));
+    let Some(sample) = sample else {
         let none = Refused {
             status: StatusCode::NOT_FOUND.as_u16(),
             title: "Not found".to_owned(),

@@ -104,7 +104,8 @@ pub(crate) async fn list(
 #[utoipa::path(get, path = "/parked/{service}/{id}", tag = "pages", operation_id = "parked_message_page",
     params(
         ("service" = String, Path, description = "Whose", example = "order-service"),
-        ("id" = String, Path, description = "Which", example = "outbox-12"),
+        ("id" = String, Path, description = "Which", example = "outbox-12",
+            pattern = "^(outbox|inbox)-(0|[1-9][0-9]{0,17})$"),
         ("payload" = Option<bool>, Query, description = "Show its payload too")),
     responses((status = 200, description = "A page", content_type = "text/html", body = String)))]
 pub(crate) async fn one(

@@ -25,7 +25,7 @@ async fn fuzz(name: &str, url: &str, further: &[&str]) {
         .args(["--phases", "examples,coverage,fuzzing"])
         .args(["--max-examples", "15", "--seed", "20260101", "--no-shrink"])
         .args(["--request-timeout", "20", "--suppress-health-check", "all"])
-        .args(["--continue-on-failure", "--workers", "2"])
+        .args(["--continue-on-failure", "--workers", "1"])
         .args(further)
         .current_dir(testbed::target_folder())
         .stdin(Stdio::null())

@@ -59,7 +59,8 @@ pub(super) struct Asking {
 /// The relay or the consumer does so within a second; then its followers come. Asking twice is asking
 /// once.
 #[utoipa::path(post, path = "/parked/{id}/replay", tag = "outbox", operation_id = "replay_parked",
-    params(("id" = String, Path, description = "Which", example = "outbox-12"), Asking),
+    params(("id" = String, Path, description = "Which", example = "outbox-12",
+            pattern = "^(outbox|inbox)-(0|[1-9][0-9]{0,17})$"), Asking),
     request_body = Wish,
     responses(
         (status = 200, description = "What came of it, or would", body = Asked),
@@ -91,7 +92,8 @@ pub(super) async fn replay(
 /// Its followers come next. A message that is gone already is given up all the same.
 #[utoipa::path(post, path = "/parked/{id}/discard", tag = "outbox",
     operation_id = "discard_parked",
-    params(("id" = String, Path, description = "Which", example = "outbox-12"), Asking),
+    params(("id" = String, Path, description = "Which", example = "outbox-12",
+            pattern = "^(outbox|inbox)-(0|[1-9][0-9]{0,17})$"), Asking),
     request_body = Wish,
     responses(
         (status = 200, description = "What came of it, or would", body = Asked),

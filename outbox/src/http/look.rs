@@ -134,7 +134,8 @@ pub(super) struct Detail {
 
 /// One parked message, with its headers
 #[utoipa::path(get, path = "/parked/{id}", tag = "outbox", operation_id = "show_parked",
-    params(("id" = String, Path, description = "Which", example = "outbox-12"), Detail),
+    params(("id" = String, Path, description = "Which", example = "outbox-12",
+            pattern = "^(outbox|inbox)-(0|[1-9][0-9]{0,17})$"), Detail),
     responses((status = 200, description = "The message", body = Shown)))]
 pub(super) async fn show(
     State(pool): State<PgPool>,

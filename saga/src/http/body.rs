@@ -16,7 +16,7 @@ use crate::{
         query::{Pairs, unknown},
     },
     intervention::{OperationName, What},
-    operator::Selection,
+    operator::{Selection, check_key},
 };
 
 pub(crate) type RawBody = Result<Bytes, BytesRejection>;
@@ -157,7 +157,11 @@ impl Fields {
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     match one(headers, IDEMPOTENCY_KEY)? {
         None => Ok(None),
-        Some(key) => Ok(Some(key.to_owned())),
+        // A dry run needs none, but one that is given must be one.
+        Some(key) => {
+            check_key(key)?;
+            Ok(Some(key.to_owned()))
+        }
     }
 }
 

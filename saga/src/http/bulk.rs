@@ -80,11 +80,11 @@ pub(crate) async fn create(
 /// The newest hundred bulk operations
 #[utoipa::path(get, path = "/bulk-operations", tag = "operations",
     operation_id = "list_bulk_operations",
-    responses((status = 200, description = "The newest first", body = After<Bulk, i64>)))]
+    responses((status = 200, description = "The newest first", body = After<Bulk>)))]
 pub(crate) async fn list(
     State(pool): State<PgPool>,
     query: RawQuery,
-) -> Result<Json<After<Bulk, i64>>, Problem> {
+) -> Result<Json<After<Bulk>>, Problem> {
     Pairs::new(query)?.nothing_left()?;
     let items = bulk::list(&pool, SHOWN).await?;
     let next_after = None;
@@ -108,12 +108,12 @@ pub(crate) async fn show(
 /// The sagas of a bulk operation, each with what became of it
 #[utoipa::path(get, path = "/bulk-operations/{id}/items", tag = "operations",
     operation_id = "bulk_operation_items", params(params::Id, params::Items),
-    responses((status = 200, description = "A page", body = After<Item, i32>)))]
+    responses((status = 200, description = "A page", body = After<Item>)))]
 pub(crate) async fn items(
     State(pool): State<PgPool>,
     id: RawId,
     query: RawQuery,
-) -> Result<Json<After<Item, i32>>, Problem> {
+) -> Result<Json<After<Item>>, Problem> {
     let id = saga_id(id)?;
     let query = ItemsQuery::parse(Pairs::new(query)?)?;
     let limit = query.limit + 1;
@@ -122,7 +122,10 @@ pub(crate) async fn items(
         return Err(Problem::UnknownBulk);
     }
     let more = keep(&mut items, query.limit);
-    let next_after = items.last().filter(|_| more).map(|item| item.position);
+    let next_after = items
+        .last()
+        .filter(|_| more)
+        .map(|item| i64::from(item.position));
     Ok(Json(After { items, next_after }))
 }
 

@@ -30,8 +30,8 @@ pub(crate) struct Paging {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Counting {
-    /// By what they are counted.
-    #[param(inline, default = "status")]
+    /// By what they are counted; by `status` unless said.
+    #[param(inline)]
     group_by: Option<GroupBy>,
 }
 
@@ -49,8 +49,8 @@ pub(crate) struct History {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Drawing {
-    /// How it is drawn.
-    #[param(inline, default = "mermaid")]
+    /// How it is drawn; as `mermaid` unless said.
+    #[param(inline)]
     format: Option<GraphFormat>,
 }
 
@@ -129,14 +129,14 @@ pub(crate) struct Lasting {
     /// Of that definition.
     definition: Option<String>,
     /// Of that version of it, or of any definition.
-    #[param(minimum = 1)]
+    #[param(minimum = 1, maximum = 2_147_483_647_i64)]
     version: Option<i32>,
     /// With that business key.
     business_key: Option<String>,
     /// Whose business keys begin like that.
     business_key_prefix: Option<String>,
     /// With that tag: `name:value`.
-    #[param(example = "customer:018f3b2e")]
+    #[param(pattern = "^[^:]+:", example = "customer:018f3b2e")]
     tag: Option<String>,
     /// That started at that moment or later.
     created_after: Option<DateTime<Utc>>,
@@ -164,6 +164,7 @@ pub(crate) struct Id {
 #[schema(as = SagaOperation, example = json!({
     "operation": "retry", "actor": "ann", "reason": "the bank answers again", "expected_seq": 7
 }))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct OperationBody {
     /// What.
     operation: OperationName,
@@ -190,6 +191,7 @@ pub(crate) struct OperationBody {
     "operation": "retry", "actor": "ann", "reason": "the bank answers again",
     "selection": {"status": "parked", "definition": "fulfilment"}, "per_second": 20
 }))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct BulkBody {
     /// What.
     operation: OperationName,
@@ -220,6 +222,7 @@ pub(crate) struct BulkBody {
 
 /// The filters of the list; `{"all": true}` for every saga.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct BulkSelection {
     /// Every saga. Not together with filters.
     all: Option<bool>,
@@ -248,6 +251,7 @@ pub(crate) struct BulkSelection {
 /// Who stops a bulk operation, and why.
 #[derive(Serialize, ToSchema)]
 #[schema(as = BulkCancellation, example = json!({"actor": "ann", "reason": "the wrong sagas"}))]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CancelBody {
     /// Who.
     #[schema(min_length = 1, max_length = 200)]

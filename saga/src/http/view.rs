@@ -264,11 +264,11 @@ pub struct Page<T> {
 
 /// Items, each with a name or a number that the next page begins after.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct After<T, A> {
+pub struct After<T> {
     /// In order.
     pub items: Vec<T>,
     /// Give it back as `after` for the next page; none on the last.
-    pub next_after: Option<A>,
+    pub next_after: Option<i64>,
 }
 
 /// A version of a definition, and its sagas.

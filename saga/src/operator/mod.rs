@@ -20,4 +20,5 @@ pub mod bulk;
 pub use allowed::{AllowedOperation, allowed_operations};
 pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene};
 pub use request::Request;
+pub(crate) use request::check_key;
 pub use selection::Selection;

@@ -17,6 +17,7 @@ pub struct Selection {
     pub definition: Option<String>,
     /// Of that version of it, or of any definition.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 2_147_483_647_i64)]
     pub version: Option<i32>,
     /// That stand there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +31,7 @@ pub struct Selection {
     pub business_key_prefix: Option<String>,
     /// With that tag: `name:value`.
     #[schema(value_type = Option<String>, example = "customer:018f3b2e")]
-    #[param(value_type = Option<String>, example = "customer:018f3b2e")]
+    #[param(value_type = Option<String>, pattern = "^[^:]+:", example = "customer:018f3b2e")]
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "tag")]
     pub tag: Option<(String, String)>,
     /// That wait for that.
@@ -39,7 +40,7 @@ pub struct Selection {
     pub waiting_for: Option<WaitingFor>,
     /// That have not ended and have not moved for so long: `90s`, `10m`, `2h`, `7d`.
     #[schema(value_type = Option<String>, example = "10m")]
-    #[param(value_type = Option<String>, example = "10m")]
+    #[param(value_type = Option<String>, pattern = "^[0-9]+[smhd]$", example = "10m")]
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
     pub stuck_for: Option<Duration>,
     /// That started at that moment or later.

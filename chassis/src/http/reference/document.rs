@@ -1,6 +1,7 @@
 //! The document, made whole: what every route has in common is added here and nowhere else.
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::{
     Components, ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, Response,
     ResponseBuilder,
@@ -10,6 +11,8 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::http::problem::{FieldError, ProblemBody};
 
 const PROBLEM_JSON: &str = "application/problem+json";
+/// The tag of what answers browsers: their problems are pages as well.
+const PAGES: &str = "pages";
 
 /// Adds the title, and to each operation the problems that its kind of request can meet.
 pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version: &str) {
@@ -27,6 +30,43 @@ pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version:
     schemas.insert(FieldError::name().into_owned(), FieldError::schema());
     for operation in document.paths.paths.values_mut().flat_map(operations) {
         add_problems(operation);
+        for parameter in operation.parameters.iter_mut().flatten() {
+            if let RefOr::T(parameter) = parameter {
+                parameter.schema = parameter.schema.take().map(never_null);
+            }
+        }
+    }
+}
+
+/// A parameter that is not given is absent: there is no null in a URL or a header.
+fn never_null(schema: RefOr<Schema>) -> RefOr<Schema> {
+    let is_null = |schema: &RefOr<Schema>| {
+        let RefOr::T(Schema::Object(object)) = schema else {
+            return false;
+        };
+        object.schema_type == SchemaType::Type(Type::Null)
+    };
+    match schema {
+        RefOr::T(Schema::OneOf(mut one_of)) => {
+            one_of.items.retain(|schema| !is_null(schema));
+            match one_of.items.len() {
+                1 => one_of.items.remove(0),
+                _ => RefOr::T(Schema::OneOf(one_of)),
+            }
+        }
+        RefOr::T(Schema::Object(mut object)) => {
+            if let SchemaType::Array(types) = &mut object.schema_type {
+                types.retain(|kind| *kind != Type::Null);
+                if let [kind] = types.as_slice() {
+                    object.schema_type = SchemaType::Type(kind.clone());
+                }
+            }
+            if let Some(words) = &mut object.enum_values {
+                words.retain(|word| !word.is_null());
+            }
+            RefOr::T(Schema::Object(object))
+        }
+        other => other,
     }
 }
 
@@ -68,10 +108,15 @@ fn add_problems(operation: &mut Operation) {
     }
     missing.push(("503", "Not available now; see Retry-After"));
     missing.push(("default", "Any other problem"));
+    let is_page = operation
+        .tags
+        .iter()
+        .flatten()
+        .any(|tag| tag.as_str() == PAGES);
     let responses = &mut operation.responses.responses;
     for (status, meaning) in missing {
         let entry = responses.entry(status.to_owned());
-        entry.or_insert_with(|| RefOr::T(problem(meaning)));
+        entry.or_insert_with(|| RefOr::T(problem(meaning, is_page)));
     }
     // Those that a route names itself carry a problem too.
     for (status, response) in responses.iter_mut() {
@@ -79,16 +124,23 @@ fn add_problems(operation: &mut Operation) {
             && status.starts_with(['4', '5'])
             && response.content.is_empty()
         {
-            response.content = problem("").content;
+            response.content = problem("", is_page).content;
         }
     }
 }
 
-fn problem(meaning: &str) -> Response {
+fn problem(meaning: &str, is_page: bool) -> Response {
     let schema = Ref::from_schema_name(ProblemBody::name());
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    ResponseBuilder::new()
+    let response = ResponseBuilder::new()
         .description(meaning)
-        .content(PROBLEM_JSON, content)
-        .build()
+        .content(PROBLEM_JSON, content);
+    match is_page {
+        false => response,
+        true => {
+            let text = ContentBuilder::new().schema(Some(String::schema())).build();
+            response.content("text/html", text)
+        }
+    }
+    .build()
 }
