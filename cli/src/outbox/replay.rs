@@ -8,7 +8,7 @@ use outbox::operator::replay::{self, From, Plan, Replay, Selection};
 use serde::Serialize;
 
 use crate::{
-    outbox::Common,
+    outbox::{Author, Common},
     print::{self, Table, confirm},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    author: Author,
 
     /// From this number on; without it and --since, from the oldest that the log holds.
     #[arg(long, value_name = "SEQ", conflicts_with = "since")]
@@ -98,7 +100,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         &format!("enqueue {} messages again{as_what}", plan.messages),
         arguments.yes,
     )?;
-    let mut replay = Replay::begin(&pool, selection, arguments.new_ids).await?;
+    let mut replay = Replay::begin(&pool, selection, arguments.new_ids, &arguments.author.by).await?;
     let until = replay.until_seq();
     let mut done = Done {
         messages: 0,

@@ -96,7 +96,7 @@ async fn each_role_may_do_what_the_operations_page_says_and_is_told_which_role_m
 
 /// Something to show, replay and discard.
 async fn fill(room: &Room, topic: &str) {
-    operator::resume(&room.pool).await.unwrap();
+    operator::resume(&room.pool, "ann").await.unwrap();
     room.run(format!(
         "delete from outbox.parked;
          update outbox.topic set max_bytes = 17 where name = '{topic}';

@@ -438,9 +438,9 @@ async fn an_owner_rebases_and_nobody_else() {
         let pool = roles.pool(role).await;
         for refused in [
             rebase::plan(&pool).await.map(drop),
-            rebase::rebase(&pool, patience).await.map(drop),
+            rebase::rebase(&pool, patience, "ann").await.map(drop),
             rebase::check_same_xids(&pool).await,
-            rebase::accept_same_xids(&pool, patience).await.map(drop),
+            rebase::accept_same_xids(&pool, patience, "ann").await.map(drop),
         ] {
             let error = refused.unwrap_err();
             let why = format!("is not a member of {}_owner", roles.prefix);
@@ -455,7 +455,7 @@ async fn an_owner_rebases_and_nobody_else() {
         format!("revoke temporary on database {name} from public"),
     )
     .await;
-    let error = rebase::rebase(&pool, patience).await.unwrap_err();
+    let error = rebase::rebase(&pool, patience, "ann").await.unwrap_err();
     assert!(error.to_string().contains("grant temporary"), "{error}");
     let grant = format!(
         "grant temporary on database {name} to {}_owner",
@@ -463,11 +463,11 @@ async fn an_owner_rebases_and_nobody_else() {
     );
     execute(&world.pool, grant).await;
     assert_eq!(rebase::plan(&pool).await.unwrap().messages, 1);
-    let done = rebase::rebase(&pool, patience).await.unwrap();
+    let done = rebase::rebase(&pool, patience, "ann").await.unwrap();
     assert_eq!(done.messages, 1);
     execute(&world.pool, foreign.to_owned()).await;
     rebase::check_same_xids(&pool).await.unwrap();
-    rebase::accept_same_xids(&pool, patience).await.unwrap();
+    rebase::accept_same_xids(&pool, patience, "ann").await.unwrap();
 }
 
 #[tokio::test]
