@@ -3,7 +3,9 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use chassis::{Process, config::try_parse_from, shutdown::Failed, telemetry::Telemetry};
+use chassis::{
+    Process, config::try_parse_from, http::auth::Auth, shutdown::Failed, telemetry::Telemetry,
+};
 use outbox::{
     Relay,
     broker::{Broker, Embedded},

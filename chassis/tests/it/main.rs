@@ -5,13 +5,17 @@
     reason = "a test that panics has said what it has to say"
 )]
 
+mod auth;
 mod extractors;
 mod guard;
+mod jwt;
+mod jwt_keys;
 mod pool;
 mod process;
 mod readiness;
 mod request;
 mod serving;
+mod secret_files;
 mod settings;
 mod shutdown;
 mod telemetry;

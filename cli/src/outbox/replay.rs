@@ -155,7 +155,7 @@ fn show(plan: &Plan) -> Result<()> {
 }
 
 /// A time, or how long ago.
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
+pub(crate) fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
