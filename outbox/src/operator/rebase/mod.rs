@@ -49,9 +49,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use crate::Error;
+use crate::{
+    Error,
+    audit::{self, Author},
+};
 use table::Found;
 
 /// How long to wait for a lock, unless told: writers who come meanwhile wait behind it.
