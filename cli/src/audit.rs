@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let shown = show(&arguments).await;
-    shown.map_err(|error| explain(error, "reader, consumer or owner"))?;
+    shown.map_err(|error| explain(error, "reader, consumer, producer or owner"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -65,7 +65,8 @@ fn expires(text: &str) -> Result<DateTime<Utc>, String> {
     let time = match DateTime::parse_from_rfc3339(text) {
         Ok(time) => Some(time.to_utc()),
         Err(_) => {
-            let wrong = |_| "must be a time such as 2027-01-31T12:00:00Z, or a duration such as 90d";
+            let wrong =
+                |_| "must be a time such as 2027-01-31T12:00:00Z, or a duration such as 90d";
             let time = chassis::config::duration(text).map_err(wrong)?;
             let time = TimeDelta::from_std(time).ok();
             time.and_then(|time| Utc::now().checked_add_signed(time))

@@ -95,19 +95,31 @@ impl Shop {
         match name {
             "orders" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, order_service::run(config, Auth::open(), broker, process));
+                self.part(
+                    name,
+                    order_service::run(config, Auth::open(), broker, process),
+                );
             }
             "payments" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, payment_service::run(config, Auth::open(), broker, process));
+                self.part(
+                    name,
+                    payment_service::run(config, Auth::open(), broker, process),
+                );
             }
             "deliveries" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, delivery_service::run(config, Auth::open(), broker, process));
+                self.part(
+                    name,
+                    delivery_service::run(config, Auth::open(), broker, process),
+                );
             }
             _ => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, notification_service::run(config, Auth::open(), broker, process));
+                self.part(
+                    name,
+                    notification_service::run(config, Auth::open(), broker, process),
+                );
             }
         }
         Ok(())

@@ -45,7 +45,10 @@ pub(super) fn with_files(
         }
         let path = is_set(&file).unwrap_or_default();
         let value = read(&path).map_err(|reason| {
-            format!("wrong setting {file}: {}: {reason}", Path::new(&path).display())
+            format!(
+                "wrong setting {file}: {}: {reason}",
+                Path::new(&path).display()
+            )
         })?;
         let argument = format!("--{flag}={value}");
         arguments.insert(end, argument.into());

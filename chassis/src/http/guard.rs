@@ -71,11 +71,7 @@ pub fn guard_described(described: impl Into<Described>, auth: Auth) -> Router {
     })
 }
 
-fn within(
-    router: Router,
-    concurrency: usize,
-    with_door: impl FnOnce(Router) -> Router,
-) -> Router {
+fn within(router: Router, concurrency: usize, with_door: impl FnOnce(Router) -> Router) -> Router {
     let places = Arc::new(Semaphore::new(concurrency));
     let router = router
         .fallback(not_found)

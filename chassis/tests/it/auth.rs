@@ -48,10 +48,10 @@ macro_rules! route {
 }
 route!(look, get, "/v1/things");
 route!(change, post, "/v1/things");
-route!(give_up, delete, "/v1/things", (("bearer" = ["admin"])));
-route!(watch, get, "/v1/secrets", (("bearer" = ["operator"])));
+route!(give_up, delete, "/v1/things", ("bearer" = ["admin"]));
+route!(watch, get, "/v1/secrets", ("bearer" = ["operator"]));
 route!(ping, get, "/ping", (()));
-route!(mistaken, get, "/mistaken", (("bearer" = ["root"])));
+route!(mistaken, get, "/mistaken", ("bearer" = ["root"]));
 route!(login, get, "/login", (()));
 route!(own, post, "/own", (()));
 
@@ -83,7 +83,9 @@ fn shop() -> Described {
 }
 
 fn shop_with_login() -> Described {
-    let router = OpenApiRouter::new().routes(routes!(look, change)).routes(routes!(login));
+    let router = OpenApiRouter::new()
+        .routes(routes!(look, change))
+        .routes(routes!(login));
     described("shop", "For a test.", "1", router)
 }
 
@@ -172,8 +174,16 @@ async fn each_role_may_do_what_the_description_says_and_no_more() {
         let answer = ask(&router, what, &[]).await;
         assert_eq!(answer.status, 401, "{what} as nobody");
     }
-    let public = ask(&router, "GET /ping", &[("authorization", "Bearer nonsense")]).await;
-    assert_eq!((public.status.as_u16(), public.body), (200, "nobody".into()));
+    let public = ask(
+        &router,
+        "GET /ping",
+        &[("authorization", "Bearer nonsense")],
+    )
+    .await;
+    assert_eq!(
+        (public.status.as_u16(), public.body),
+        (200, "nobody".into())
+    );
 }
 
 #[tokio::test]
@@ -181,7 +191,10 @@ async fn who_is_not_known_is_told_what_is_needed_and_nothing_else() {
     let tokens = Tokens::make();
     let router = guard_described(shop(), tokens.auth());
     let ask = async |authorization: Option<&str>| {
-        let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+        let headers: Vec<_> = authorization
+            .map(|value| ("authorization", value))
+            .into_iter()
+            .collect();
         let answer = ask(&router, "GET /v1/things", &headers).await;
         answer.problem(401, "unauthenticated");
         answer.header("www-authenticate").to_owned()
@@ -189,7 +202,10 @@ async fn who_is_not_known_is_told_what_is_needed_and_nothing_else() {
     assert_eq!(ask(None).await, "Bearer realm=\"recompense\"");
     for malformed in ["Basic dXNlcjpwYXNz", "Bearer", "token"] {
         let told = ask(Some(malformed)).await;
-        assert_eq!(told, "Bearer realm=\"recompense\", error=\"invalid_request\"");
+        assert_eq!(
+            told,
+            "Bearer realm=\"recompense\", error=\"invalid_request\""
+        );
     }
     let (late, half) = (bearer(&tokens.late), bearer(&tokens.admin[..20]));
     let long = bearer(&"a".repeat(9_000));
@@ -210,20 +226,29 @@ async fn a_route_that_is_not_described_or_not_understood_is_nobodys() {
     }
     let tokens = Tokens::make();
     let described = shop();
-    let mistaken = described.policy().routes().find(|(path, ..)| *path == "/mistaken");
+    let mistaken = described
+        .policy()
+        .routes()
+        .find(|(path, ..)| *path == "/mistaken");
     assert_eq!(mistaken, Some(("/mistaken", "GET", Access::Nobody)));
     let admin = bearer(&tokens.admin);
     let admin = [("authorization", admin.as_str())];
     let router = guard_described(described, tokens.auth());
-    ask(&router, "GET /mistaken", &admin).await.problem(403, "forbidden");
+    ask(&router, "GET /mistaken", &admin)
+        .await
+        .problem(403, "forbidden");
     let answer = ask(&router, "PUT /v1/things", &[]).await;
     answer.problem(405, "method-not-allowed");
     assert_eq!(answer.header("allow"), "DELETE,GET,HEAD,POST");
-    ask(&router, "GET /nothing", &[]).await.problem(404, "not-found");
+    ask(&router, "GET /nothing", &[])
+        .await
+        .problem(404, "not-found");
 
     let bare = Router::new().route("/hidden", on_get(hidden));
     let router = guard_described(bare.clone(), tokens.auth());
-    ask(&router, "GET /hidden", &admin).await.problem(403, "forbidden");
+    ask(&router, "GET /hidden", &admin)
+        .await
+        .problem(403, "forbidden");
     // Where nobody is asked, nothing changes.
     let router = guard_described(bare, Auth::open());
     assert_eq!(ask(&router, "GET /hidden", &[]).await.body, "hidden");
@@ -234,9 +259,11 @@ async fn nobody_reads_a_body_before_its_sender_is_known() {
     let tokens = Tokens::make();
     let router = guard_described(shop(), tokens.auth());
     let never = || {
-        let body = futures::stream::poll_fn(|_| -> std::task::Poll<Option<Result<String, std::io::Error>>> {
-            panic!("somebody reads the body")
-        });
+        let body = futures::stream::poll_fn(
+            |_| -> std::task::Poll<Option<Result<String, std::io::Error>>> {
+                panic!("somebody reads the body")
+            },
+        );
         Body::from_stream(body)
     };
     for (authorization, status) in [(None, 401), (Some(&tokens.viewer), 403)] {
@@ -260,11 +287,17 @@ async fn a_cookie_counts_and_changes_things_for_our_own_pages_only() {
     let cookie = format!("a=b; {COOKIE}={}", tokens.operator);
     let with = |more: &[(&'static str, &'static str)]| {
         let mut headers = vec![("cookie".to_owned(), cookie.clone())];
-        headers.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        headers.extend(
+            more.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        );
         headers
     };
     let ask = async |what: &str, headers: Vec<(String, String)>| {
-        let headers: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         ask(&router, what, &headers).await
     };
     assert_eq!(ask("GET /v1/things", with(&[])).await.body, "otto operator");
@@ -273,18 +306,28 @@ async fn a_cookie_counts_and_changes_things_for_our_own_pages_only() {
         &[(site, "same-origin")][..],
         &[("origin", "https://shop.example"), host],
     ] {
-        assert_eq!(ask("POST /v1/things", with(ours)).await.body, "otto operator", "{ours:?}");
+        assert_eq!(
+            ask("POST /v1/things", with(ours)).await.body,
+            "otto operator",
+            "{ours:?}"
+        );
     }
     for theirs in [
         &[][..],
         &[host],
         &[(site, "none")],
         &[(site, "same-site"), host],
-        &[(site, "cross-site"), ("origin", "https://shop.example"), host],
+        &[
+            (site, "cross-site"),
+            ("origin", "https://shop.example"),
+            host,
+        ],
         &[("origin", "https://evil.example"), host],
         &[("origin", "null"), host],
     ] {
-        ask("POST /v1/things", with(theirs)).await.problem(403, "forbidden");
+        ask("POST /v1/things", with(theirs))
+            .await
+            .problem(403, "forbidden");
     }
     // The header is nothing that a page of somebody else's could make a browser send.
     let mut headers = with(&[(site, "cross-site")]);
@@ -296,13 +339,19 @@ async fn a_cookie_counts_and_changes_things_for_our_own_pages_only() {
 async fn a_foreign_page_changes_nothing_where_nobody_is_asked_either() {
     let foreign = [("sec-fetch-site", "cross-site")];
     let tokens = Tokens::make();
-    for (auth, what) in [(Auth::open(), "POST /v1/things"), (tokens.auth(), "POST /own")] {
+    for (auth, what) in [
+        (Auth::open(), "POST /v1/things"),
+        (tokens.auth(), "POST /own"),
+    ] {
         let router = guard_described(shop(), auth);
         ask(&router, what, &foreign).await.problem(403, "forbidden");
         assert_eq!(ask(&router, what, &[]).await.body, "nobody");
     }
     let router = guard_described(shop(), Auth::open());
-    assert_eq!(ask(&router, "GET /v1/things", &foreign).await.body, "nobody");
+    assert_eq!(
+        ask(&router, "GET /v1/things", &foreign).await.body,
+        "nobody"
+    );
 }
 
 #[tokio::test]
@@ -312,18 +361,31 @@ async fn a_person_is_sent_to_log_in_if_there_is_where() {
     let router = guard_described(shop_with_login(), tokens.auth());
     let answer = ask(&router, "GET /v1/things?a=b&c=d", &[browser]).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
-    assert_eq!(answer.header("location"), "/login?next=%2Fv1%2Fthings%3Fa%3Db%26c%3Dd");
+    assert_eq!(
+        answer.header("location"),
+        "/login?next=%2Fv1%2Fthings%3Fa%3Db%26c%3Dd"
+    );
     assert_eq!(answer.header("cache-control"), "no-store");
     let wrong = format!("{COOKIE}=nonsense");
     let answer = ask(&router, "GET /v1/things", &[browser, ("cookie", &wrong)]).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "a token that ended");
-    for headers in [&[][..], &[("accept", "application/json")], &[("accept", "*/*")]] {
-        ask(&router, "GET /v1/things", headers).await.problem(401, "unauthenticated");
+    for headers in [
+        &[][..],
+        &[("accept", "application/json")],
+        &[("accept", "*/*")],
+    ] {
+        ask(&router, "GET /v1/things", headers)
+            .await
+            .problem(401, "unauthenticated");
     }
-    ask(&router, "POST /v1/things", &[browser]).await.problem(401, "unauthenticated");
+    ask(&router, "POST /v1/things", &[browser])
+        .await
+        .problem(401, "unauthenticated");
     assert_eq!(ask(&router, "GET /login", &[browser]).await.body, "nobody");
     let router = guard_described(shop(), tokens.auth());
-    ask(&router, "GET /v1/things", &[browser]).await.problem(401, "unauthenticated");
+    ask(&router, "GET /v1/things", &[browser])
+        .await
+        .problem(401, "unauthenticated");
 }
 
 #[tokio::test]
@@ -334,7 +396,10 @@ async fn tokens_are_taken_away_and_given_without_a_restart() {
     let new = mint("nina", Role::Viewer, None).unwrap();
     assert!(auth.authenticate(&tokens.viewer).await.is_ok());
     assert!(auth.authenticate(&new.token).await.is_err());
-    let kept: Vec<&str> = lines.lines().filter(|line| !line.starts_with("vera ")).collect();
+    let kept: Vec<&str> = lines
+        .lines()
+        .filter(|line| !line.starts_with("vera "))
+        .collect();
     std::fs::write(&tokens.file, format!("{}\n{}\n", kept.join("\n"), new.line)).unwrap();
     auth.refresh().await;
     assert!(auth.authenticate(&tokens.viewer).await.is_err());
@@ -350,14 +415,19 @@ async fn tokens_are_taken_away_and_given_without_a_restart() {
     std::fs::write(&tokens.file, "# nobody\n").unwrap();
     auth.refresh().await;
     assert!(auth.authenticate(&tokens.operator).await.is_err());
-    assert!(auth.is_required(), "an empty file lets nobody in, not everybody");
+    assert!(
+        auth.is_required(),
+        "an empty file lets nobody in, not everybody"
+    );
 }
 
 #[tokio::test]
 async fn a_service_that_serves_reads_the_file_again_by_itself() {
     let tokens = Tokens::make();
     let stop = tokio_util::sync::CancellationToken::new();
-    let listener = chassis::http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = chassis::http::bind("127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
     let url = format!("http://{}/v1/things", listener.local_addr().unwrap());
     let serving = chassis::http::serve(listener, shop(), tokens.auth(), stop.clone());
     let serving = tokio::spawn(serving);
@@ -368,9 +438,11 @@ async fn a_service_that_serves_reads_the_file_again_by_itself() {
     };
     assert_eq!(status().await, 200);
     std::fs::write(&tokens.file, "# nobody\n").unwrap();
-    testbed::until(Duration::from_secs(20), "the token to be taken away", || async {
-        (status().await == 401).then_some(())
-    })
+    testbed::until(
+        Duration::from_secs(20),
+        "the token to be taken away",
+        || async { (status().await == 401).then_some(()) },
+    )
     .await;
     stop.cancel();
     serving.await.unwrap().unwrap();
@@ -400,7 +472,10 @@ fn nobody_listens_to_others_without_asking_unless_told_to() {
     assert!(status == 2 && text.contains("AUTH_TOKENS"), "{text}");
     std::fs::write(&file, "ann s3cret sha256:00").unwrap();
     let (_, text) = refused(&arguments, "127.0.0.1:1").unwrap();
-    assert!(text.contains("line 1") && !text.contains("s3cret"), "{text}");
+    assert!(
+        text.contains("line 1") && !text.contains("s3cret"),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 1);
 }
 
@@ -410,7 +485,11 @@ fn half_of_what_jwts_need_is_a_missing_setting() {
         let arguments = ["shop"].into_iter().chain(arguments.iter().copied());
         chassis::config::try_parse_from::<Config>(arguments.map(Into::into))
     };
-    let all = ["--jwt-issuer=i", "--jwt-audience=a", "--jwt-jwks=http://id.example/k"];
+    let all = [
+        "--jwt-issuer=i",
+        "--jwt-audience=a",
+        "--jwt-jwks=http://id.example/k",
+    ];
     assert!(parse(&all).is_ok());
     for missing in 0..all.len() {
         let mut some = all.to_vec();
@@ -474,7 +553,10 @@ async fn no_page_of_another_origin_is_let_read_anything() {
             ("access-control-request-headers", "authorization"),
         ];
         for (what, headers) in [
-            ("GET /v1/things", &[origin, ("authorization", viewer.as_str())][..]),
+            (
+                "GET /v1/things",
+                &[origin, ("authorization", viewer.as_str())][..],
+            ),
             ("POST /v1/things", &[origin]),
             ("OPTIONS /v1/things", &preflight),
             ("OPTIONS /ping", &preflight),
@@ -482,10 +564,16 @@ async fn no_page_of_another_origin_is_let_read_anything() {
         ] {
             let answer = ask(&router, what, headers).await;
             let names = answer.headers.keys().map(ToString::to_string);
-            let cors: Vec<_> = names.filter(|name| name.starts_with("access-control-")).collect();
+            let cors: Vec<_> = names
+                .filter(|name| name.starts_with("access-control-"))
+                .collect();
             assert!(cors.is_empty(), "{what}: {cors:?}");
             if what.starts_with("OPTIONS") {
-                assert!(matches!(answer.status.as_u16(), 404 | 405), "{what}: {}", answer.status);
+                assert!(
+                    matches!(answer.status.as_u16(), 404 | 405),
+                    "{what}: {}",
+                    answer.status
+                );
             }
         }
     }

@@ -78,7 +78,10 @@ async fn a_good_token_of_each_algorithm_makes_a_caller() {
     assert!(auth.authenticate(&keys[2].sign(&lists)).await.is_ok());
     let one = Keys::of(&[&keys[2]]).believed(&[]);
     let nameless = keys[2].sign_as(Algorithm::EdDSA, None, &claims());
-    assert!(one.authenticate(&nameless).await.is_ok(), "no other key could be meant");
+    assert!(
+        one.authenticate(&nameless).await.is_ok(),
+        "no other key could be meant"
+    );
 }
 
 #[tokio::test]
@@ -87,8 +90,14 @@ async fn a_token_that_is_not_for_us_or_not_now_is_refused() {
     let auth = Keys::of(&[&key]).believed(&[]);
     let now = Utc::now().timestamp();
     for (claims, rejection) in [
-        (with("iss", json!("https://evil.example")), Rejection::Invalid),
-        (with("iss", json!(["https://evil.example"])), Rejection::Invalid),
+        (
+            with("iss", json!("https://evil.example")),
+            Rejection::Invalid,
+        ),
+        (
+            with("iss", json!(["https://evil.example"])),
+            Rejection::Invalid,
+        ),
         (without("iss"), Rejection::Invalid),
         (with("aud", json!("elsewhere")), Rejection::Invalid),
         (with("aud", json!([])), Rejection::Invalid),
@@ -150,7 +159,9 @@ async fn a_forged_token_is_refused() {
     ];
     // RFC 8725, section 2.1: the public key taken for a shared secret, in each of its texts.
     let public = rsa.public();
-    let modulus = URL_SAFE_NO_PAD.decode(public["n"].as_str().unwrap()).unwrap();
+    let modulus = URL_SAFE_NO_PAD
+        .decode(public["n"].as_str().unwrap())
+        .unwrap();
     let secrets = [
         public.to_string().into_bytes(),
         set(&[&rsa, &ed]).to_string().into_bytes(),
@@ -181,7 +192,11 @@ async fn the_role_stands_in_the_claim_that_was_named() {
     let key = Key::ed();
     let auth = Keys::of(&[&key]).believed(&["--jwt-role-claim=https://shop.example/roles"]);
     let caller = auth.authenticate(&key.sign(&claims())).await;
-    assert_eq!(caller, Err(Rejection::NoRole), "`role` is another issuer's word");
+    assert_eq!(
+        caller,
+        Err(Rejection::NoRole),
+        "`role` is another issuer's word"
+    );
     let claims = with("https://shop.example/roles", json!(["viewer", "admin"]));
     let caller = auth.authenticate(&key.sign(&claims)).await.unwrap();
     assert_eq!(caller.role, Role::Admin);
@@ -197,7 +212,10 @@ async fn tokens_of_a_file_count_beside_jwts() {
     let tokens = format!("--auth-tokens={}", file.display());
     let auth = Keys::of(&[&key]).believed(&[&tokens]);
     assert_eq!(auth.authenticate(&minted.token).await.unwrap().name, "otto");
-    assert_eq!(auth.authenticate(&key.sign(&claims())).await.unwrap().name, "ann");
+    assert_eq!(
+        auth.authenticate(&key.sign(&claims())).await.unwrap().name,
+        "ann"
+    );
 }
 
 /// An issuer that answers, or does not.
@@ -257,7 +275,11 @@ async fn keys_that_are_rolled_are_fetched_but_nobody_makes_us_knock_often() {
         assert_eq!(auth.authenticate(&forged).await, Err(Rejection::Unknown));
         auth.refresh().await;
     }
-    assert_eq!(issuer.asked(), 1, "a key of that moment is not asked for again");
+    assert_eq!(
+        issuer.asked(),
+        1,
+        "a key of that moment is not asked for again"
+    );
     issuer.set(Ok(set(&[&old, &new])));
     pass(Duration::from_secs(31)).await;
     let token = new.sign(&claims());
@@ -310,15 +332,19 @@ async fn without_keys_a_jwt_is_answered_503_and_a_token_as_ever() {
     let auth = believing("http://127.0.0.1:1/keys", &[&tokens]);
     let router = chassis::health::router(
         chassis::health::Readiness::new(),
-        metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle(),
+        metrics_exporter_prometheus::PrometheusBuilder::new()
+            .build_recorder()
+            .handle(),
     );
     #[utoipa::path(get, path = "/v1/things", responses((status = 200)))]
     async fn things() {}
-    let router = router.merge(chassis::http::OpenApiRouter::new().routes(utoipa_axum::routes!(things)));
+    let router =
+        router.merge(chassis::http::OpenApiRouter::new().routes(utoipa_axum::routes!(things)));
     let router = chassis::http::described("shop", "For a test.", "1", router);
     let router = chassis::http::guard_described(router, auth);
     let ask = async |token: &str| {
-        let request = axum::http::Request::get("/v1/things").header("authorization", format!("Bearer {token}"));
+        let request = axum::http::Request::get("/v1/things")
+            .header("authorization", format!("Bearer {token}"));
         crate::request::send(&router, request.body(axum::body::Body::empty()).unwrap()).await
     };
     let answer = ask(&Key::ed().sign(&claims())).await;
@@ -340,5 +366,8 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
     std::fs::write(&file, "{").unwrap();
     auth.refresh().await;
     assert!(auth.authenticate(&new.sign(&claims())).await.is_ok());
-    assert_eq!(auth.authenticate(&old.sign(&claims())).await, Err(Rejection::Unknown));
+    assert_eq!(
+        auth.authenticate(&old.sign(&claims())).await,
+        Err(Rejection::Unknown)
+    );
 }

@@ -32,7 +32,11 @@ impl Key {
     }
 
     pub(crate) fn rsa() -> Self {
-        Self::new("rsa", Algorithm::RS256, EncodingKey::from_rsa_der(&der(RSA)))
+        Self::new(
+            "rsa",
+            Algorithm::RS256,
+            EncodingKey::from_rsa_der(&der(RSA)),
+        )
     }
 
     pub(crate) fn ec() -> Self {
@@ -45,7 +49,11 @@ impl Key {
 
     /// Another one of the same kind.
     pub(crate) fn other() -> Self {
-        Self::new("other", Algorithm::EdDSA, EncodingKey::from_ed_der(&der(OTHER_ED)))
+        Self::new(
+            "other",
+            Algorithm::EdDSA,
+            EncodingKey::from_ed_der(&der(OTHER_ED)),
+        )
     }
 
     /// The public half, as a JWK.

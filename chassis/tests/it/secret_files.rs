@@ -35,7 +35,12 @@ fn a_child_prints_what_it_was_told() {
 
 fn child(environment: &[(&str, &str)], arguments: &str) -> Output {
     Command::new(std::env::current_exe().unwrap())
-        .args(["secret_files::a_child_prints_what_it_was_told", "--exact", "--nocapture", "--quiet"])
+        .args([
+            "secret_files::a_child_prints_what_it_was_told",
+            "--exact",
+            "--nocapture",
+            "--quiet",
+        ])
         .env_clear()
         .env("CHASSIS_TEST_TOOL", arguments)
         .envs(environment.iter().copied())
@@ -46,7 +51,11 @@ fn child(environment: &[(&str, &str)], arguments: &str) -> Output {
 fn told(environment: &[(&str, &str)], arguments: &str) -> String {
     let output = child(environment, arguments);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     text
 }
 
@@ -67,9 +76,18 @@ fn a_secret_may_stand_in_a_file() {
     let file = file.to_str().unwrap();
     let set = [("DATABASE_URL_FILE", file)];
     let ann = "postgres://ann@db:5432/shop";
-    for arguments in ["look", "look 1 2", "look --name x 1", "look -- 1", "look 1 -- -2"] {
+    for arguments in [
+        "look",
+        "look 1 2",
+        "look --name x 1",
+        "look -- 1",
+        "look 1 -- -2",
+    ] {
         let text = told(&set, arguments);
-        assert!(text.contains(ann) && !text.contains("s3cret"), "{arguments}: {text}");
+        assert!(
+            text.contains(ann) && !text.contains("s3cret"),
+            "{arguments}: {text}"
+        );
     }
     // A flag outranks it, whatever the file.
     let flag = "look --database-url=postgres://bob@db/shop";
@@ -82,7 +100,10 @@ fn a_secret_may_stand_in_a_file() {
         assert!(told(&set, "plain --name x").contains("Plain"));
     }
     // An empty variable is none.
-    let set = [("DATABASE_URL_FILE", ""), ("DATABASE_URL", "postgres://eve@db/shop")];
+    let set = [
+        ("DATABASE_URL_FILE", ""),
+        ("DATABASE_URL", "postgres://eve@db/shop"),
+    ];
     assert!(told(&set, "look").contains("postgres://eve@db:5432/shop"));
 }
 
@@ -95,9 +116,15 @@ fn a_file_that_cannot_be_meant_is_named_in_one_line() {
         file.display().to_string()
     };
     let good = write("good", "postgres://ann:s3cret@db/shop");
-    let both = [("DATABASE_URL_FILE", good.as_str()), ("DATABASE_URL", "postgres://a:s3cret@b/c")];
+    let both = [
+        ("DATABASE_URL_FILE", good.as_str()),
+        ("DATABASE_URL", "postgres://a:s3cret@b/c"),
+    ];
     let text = refused(&both, "look");
-    assert!(text.contains("DATABASE_URL and DATABASE_URL_FILE are both set"), "{text}");
+    assert!(
+        text.contains("DATABASE_URL and DATABASE_URL_FILE are both set"),
+        "{text}"
+    );
     for (file, reason) in [
         (write("empty", "\n"), "it is empty"),
         (write("two", "postgres://a\ns3cret"), "more than one line"),
@@ -105,13 +132,19 @@ fn a_file_that_cannot_be_meant_is_named_in_one_line() {
         (folder.path().display().to_string(), "directory"),
     ] {
         let text = refused(&[("DATABASE_URL_FILE", &file)], "look");
-        assert!(text.contains("DATABASE_URL_FILE") && text.contains(reason), "{text}");
+        assert!(
+            text.contains("DATABASE_URL_FILE") && text.contains(reason),
+            "{text}"
+        );
     }
     let wrong = write("wrong", "s3cret");
     let text = refused(&[("DATABASE_URL_FILE", &wrong)], "look");
     assert!(text.contains("must begin with postgres://"), "{text}");
     // Not everything may stand in a file: only what is secret.
     let name = write("name", "x");
-    let set = [("LOOK_NAME_FILE", name.as_str()), ("DATABASE_URL", "postgres://a@b/c")];
+    let set = [
+        ("LOOK_NAME_FILE", name.as_str()),
+        ("DATABASE_URL", "postgres://a@b/c"),
+    ];
     assert!(told(&set, "look").contains("name: None"));
 }

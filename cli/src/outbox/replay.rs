@@ -100,7 +100,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         &format!("enqueue {} messages again{as_what}", plan.messages),
         arguments.yes,
     )?;
-    let mut replay = Replay::begin(&pool, selection, arguments.new_ids, &arguments.author.by).await?;
+    let mut replay =
+        Replay::begin(&pool, selection, arguments.new_ids, &arguments.author.by).await?;
     let until = replay.until_seq();
     let mut done = Done {
         messages: 0,

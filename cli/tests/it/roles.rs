@@ -54,6 +54,7 @@ async fn each_role_may_do_what_the_operations_page_says_and_is_told_which_role_m
         ("outbox replay --yes", "owner"),
         ("outbox pause", "relay owner"),
         ("outbox resume", "relay owner"),
+        ("audit", "reader consumer producer owner"),
         ("inbox parked list", "reader consumer owner"),
         ("inbox parked show 1", "consumer owner"),
         ("inbox parked replay 1", "consumer owner"),

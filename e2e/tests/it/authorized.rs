@@ -70,7 +70,10 @@ fn everybody() -> (Vec<Asking>, String) {
         ("nobody", None),
         ("garbage", Some("garbage".to_owned())),
         ("stranger", Some(stranger.token)),
-        ("jwt", Some("eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYWRtaW4ifQ.".to_owned())),
+        (
+            "jwt",
+            Some("eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYWRtaW4ifQ.".to_owned()),
+        ),
     ] {
         let role = None;
         all.push(Asking { who, token, role });
@@ -88,7 +91,12 @@ fn auth_of(lines: &str) -> Auth {
     auth.expect("tokens")
 }
 
-async fn ask(router: &Router, method: &str, path: &str, token: Option<&str>) -> (StatusCode, Value) {
+async fn ask(
+    router: &Router,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+) -> (StatusCode, Value) {
     let request = Request::builder().method(method).uri(concrete(path));
     let request = request.header(header::CONTENT_TYPE, "application/json");
     let request = token.into_iter().fold(request, |request, token| {
@@ -98,19 +106,28 @@ async fn ask(router: &Router, method: &str, path: &str, token: Option<&str>) -> 
     let answer = router.clone().oneshot(request).await.expect("an answer");
     let (head, body) = answer.into_parts();
     let challenged = head.headers.contains_key(header::WWW_AUTHENTICATE);
-    assert_eq!(challenged, head.status == StatusCode::UNAUTHORIZED, "{method} {path}");
+    assert_eq!(
+        challenged,
+        head.status == StatusCode::UNAUTHORIZED,
+        "{method} {path}"
+    );
     // A stream does not end.
     let kind = head.headers.get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
         return (head.status, Value::Null);
     }
     let body = to_bytes(body, 10_000_000).await.expect("a body");
-    (head.status, serde_json::from_slice(&body).unwrap_or_default())
+    (
+        head.status,
+        serde_json::from_slice(&body).unwrap_or_default(),
+    )
 }
 
 /// What the description of an operation says of who may call it.
 fn required(operation: &Value) -> Option<Role> {
-    let security = operation["security"].as_array().expect("every operation says it");
+    let security = operation["security"]
+        .as_array()
+        .expect("every operation says it");
     let [requirement] = &security[..] else {
         panic!("one requirement: {security:?}");
     };
@@ -133,7 +150,10 @@ async fn each_role_may_call_what_the_description_says_and_nothing_more() {
     for (name, described) in whole_services() {
         let router = guard_described(described, auth.clone());
         let (_, document) = ask(&router, "GET", "/openapi.json", None).await;
-        assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+        assert_eq!(
+            document["components"]["securitySchemes"]["bearer"]["scheme"],
+            "bearer"
+        );
         let paths = document["paths"].as_object().expect("paths");
         for (path, item) in paths {
             for (method, operation) in item.as_object().expect("operations") {
@@ -141,15 +161,26 @@ async fn each_role_may_call_what_the_description_says_and_nothing_more() {
                 let method = method.to_uppercase();
                 let what = format!("{method} {path}");
                 let required = required(operation);
-                assert_eq!(required.is_none(), PUBLIC.contains(&path.as_str()), "{name}: {what}");
+                assert_eq!(
+                    required.is_none(),
+                    PUBLIC.contains(&path.as_str()),
+                    "{name}: {what}"
+                );
                 let admin = FOR_ADMINS.contains(&what.as_str());
                 assert_eq!(required == Some(Role::Admin), admin, "{name}: {what}");
                 if method != "GET" {
-                    assert!(required >= Some(Role::Operator), "{name}: {what} changes something");
+                    assert!(
+                        required >= Some(Role::Operator),
+                        "{name}: {what} changes something"
+                    );
                 }
                 let told = operation["responses"].as_object().expect("responses");
                 for status in ["401", "403"] {
-                    assert_eq!(told.contains_key(status), required.is_some(), "{name}: {what}");
+                    assert_eq!(
+                        told.contains_key(status),
+                        required.is_some(),
+                        "{name}: {what}"
+                    );
                 }
                 for asking in &everybody {
                     let (status, body) = ask(&router, &method, path, asking.token.as_deref()).await;
@@ -177,7 +208,10 @@ async fn each_role_may_call_what_the_description_says_and_nothing_more() {
     }
     assert!(seen >= 75, "{seen} operations were tried");
     for status in [200, 401, 403, 503] {
-        assert!(outcomes.get(&status).is_some_and(|times| *times > 20), "{outcomes:?}");
+        assert!(
+            outcomes.get(&status).is_some_and(|times| *times > 20),
+            "{outcomes:?}"
+        );
     }
 }
 
@@ -186,7 +220,11 @@ async fn a_service_that_asks_nobody_lets_everybody_in() {
     for (name, described) in whole_services() {
         let router = guard_described(described, Auth::open());
         let (status, _) = ask(&router, "GET", "/v1/outbox", None).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{name}: the database is asked");
+        assert_eq!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{name}: the database is asked"
+        );
     }
 }
 
@@ -207,7 +245,9 @@ fn end_of(program: &str, environment: &[(&str, &str)]) -> Output {
     let folder = tests.ancestors().nth(2).expect("the programs' folder");
     let mut command = std::process::Command::new(folder.join(program));
     command.env_clear().envs(environment.iter().copied());
-    command.output().expect("cargo build --workspace --bins makes it")
+    command
+        .output()
+        .expect("cargo build --workspace --bins makes it")
 }
 
 #[test]
@@ -217,15 +257,26 @@ fn no_service_starts_where_others_connect_and_nobody_is_asked() {
         ("KAFKA_BROKERS", "127.0.0.1:9"),
         ("LISTEN", "0.0.0.0:0"),
     ];
-    for program in ["order-service", "payment-service", "delivery-service", "notification-service"] {
+    for program in [
+        "order-service",
+        "payment-service",
+        "delivery-service",
+        "notification-service",
+    ] {
         for more in [&[][..], &[("INSECURE", "false")], &[("JWT_ISSUER", "i")]] {
             let output = end_of(program, &[&needed[..], more].concat());
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(2), "{program} {more:?}: {said}");
             assert_eq!(said.lines().count(), 1, "{program}: {said}");
             let asked = ["--auth-tokens", "--jwt-audience"];
-            assert!(asked.iter().any(|flag| said.contains(flag)), "{program}: {said}");
-            assert!(!said.contains("s3cret") && output.stdout.is_empty(), "{said}");
+            assert!(
+                asked.iter().any(|flag| said.contains(flag)),
+                "{program}: {said}"
+            );
+            assert!(
+                !said.contains("s3cret") && output.stdout.is_empty(),
+                "{said}"
+            );
         }
     }
 }

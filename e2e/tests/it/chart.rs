@@ -195,7 +195,15 @@ fn programs_are_told_only_what_they_ask_for() {
         include_str!("../../../chassis/src/telemetry/settings.rs"),
         include_str!("../../../outbox/src/bin/relay.rs"),
     ];
-    let all = rendered(&[BROKERS, OPEN, JWT[0], JWT[1], JWT[2], TOKENS, "telemetry.otlpEndpoint=http://collector:4318"]);
+    let all = rendered(&[
+        BROKERS,
+        OPEN,
+        JWT[0],
+        JWT[1],
+        JWT[2],
+        TOKENS,
+        "telemetry.otlpEndpoint=http://collector:4318",
+    ]);
     let mut told = BTreeSet::new();
     for one in of_kind(&all, "Deployment") {
         for variable in pod(one)["containers"][0]["env"].as_array().unwrap() {
@@ -304,11 +312,20 @@ fn what_is_optional_is_absent_unless_asked_for() {
 fn services_ask_who_calls_or_the_chart_is_not_rendered() {
     for (values, complaint) in [
         (vec![BROKERS], "nobody would be asked who he is"),
-        (vec![BROKERS, "auth.insecure=false"], "set auth.tokensSecret"),
+        (
+            vec![BROKERS, "auth.insecure=false"],
+            "set auth.tokensSecret",
+        ),
         (vec![BROKERS, JWT[0], JWT[1]], "belong together"),
         (vec![BROKERS, TOKENS, JWT[2]], "belong together"),
-        (vec![BROKERS, OPEN, "auth.jwt.algorithms=HS256"], "/auth/jwt/algorithms"),
-        (vec![BROKERS, OPEN, "auth.jwt.algorithms=none"], "/auth/jwt/algorithms"),
+        (
+            vec![BROKERS, OPEN, "auth.jwt.algorithms=HS256"],
+            "/auth/jwt/algorithms",
+        ),
+        (
+            vec![BROKERS, OPEN, "auth.jwt.algorithms=none"],
+            "/auth/jwt/algorithms",
+        ),
     ] {
         let output = helm(&["template", "recompense", CHART], &values);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -317,7 +334,11 @@ fn services_ask_who_calls_or_the_chart_is_not_rendered() {
     }
     let all = rendered(&[BROKERS, TOKENS]);
     for plan in &PLANS {
-        let service = pod(named(&all, "Deployment", &format!("recompense-{}", plan.service)));
+        let service = pod(named(
+            &all,
+            "Deployment",
+            &format!("recompense-{}", plan.service),
+        ));
         let file = environment(service, "AUTH_TOKENS").expect("a file of tokens");
         let mount = &service["containers"][0]["volumeMounts"][0];
         let folder = mount["mountPath"].as_str().expect("a folder");
@@ -329,7 +350,10 @@ fn services_ask_who_calls_or_the_chart_is_not_rendered() {
         assert!(environment(service, "JWT_ISSUER").is_none());
         let relay = format!("recompense-{}-relay", plan.name);
         let relay = pod(named(&all, "Deployment", &relay));
-        assert!(environment(relay, "AUTH_TOKENS").is_none(), "it has nothing to hide");
+        assert!(
+            environment(relay, "AUTH_TOKENS").is_none(),
+            "it has nothing to hide"
+        );
     }
     let all = rendered(&[&[BROKERS][..], &JWT[..]].concat());
     let service = pod(named(&all, "Deployment", "recompense-order-service"));

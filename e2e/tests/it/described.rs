@@ -57,7 +57,8 @@ pub(crate) fn whole_services() -> Vec<(&'static str, Described)> {
 
 fn services() -> Vec<(&'static str, Router)> {
     let all = whole_services().into_iter();
-    all.map(|(name, described)| (name, described.into())).collect()
+    all.map(|(name, described)| (name, described.into()))
+        .collect()
 }
 
 async fn ask(router: &Router, method: &str, uri: &str) -> (StatusCode, String, Vec<u8>) {

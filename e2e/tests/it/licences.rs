@@ -7,7 +7,9 @@ use serde_json::Value;
 use toml::Table;
 
 fn deny() -> Table {
-    include_str!("../../../deny.toml").parse().expect("deny.toml is TOML")
+    include_str!("../../../deny.toml")
+        .parse()
+        .expect("deny.toml is TOML")
 }
 
 /// Every crate that `Cargo.lock` has, as cargo describes it.
@@ -15,7 +17,13 @@ fn packages() -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut cargo = Command::new(cargo);
     cargo
-        .args(["metadata", "--format-version=1", "--locked", "--offline", "--all-features"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--offline",
+            "--all-features",
+        ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let output = cargo.output().expect("cargo runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -37,7 +45,10 @@ fn texts(list: &toml::Value) -> BTreeSet<&str> {
 
 /// Whether an SPDX expression can be met with these licences. `/` is the old way to write `or`.
 fn is_met(expression: &str, allowed: &BTreeSet<&str>) -> bool {
-    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
+    let spaced = expression
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let (met, rest) = either(&words, allowed);
     met && rest.is_empty()
@@ -131,7 +142,11 @@ fn every_crate_comes_from_the_registry_or_from_here() {
         for dependency in package["dependencies"].as_array().expect("dependencies") {
             let is_ours = package["source"].is_null();
             let wild = dependency["req"] == "*" && dependency["path"].is_null();
-            assert!(!(is_ours && wild), "{name} takes any {}", dependency["name"]);
+            assert!(
+                !(is_ours && wild),
+                "{name} takes any {}",
+                dependency["name"]
+            );
         }
     }
     assert!(ours >= 13, "{ours} crates are ours");

@@ -16,7 +16,8 @@ const BAD_TOKEN: &str = "canary-of-a-bad-token";
 const JWKS_QUERY: &str = "canary-of-the-key-url";
 const OTLP_HEADER: &str = "canary-of-the-collector";
 /// The parts of a JWT that say something, as anybody could read them in it.
-const JWT: &str = "eyJhbGciOiJFZERTQSIsImtpZCI6ImNhbmFyeSJ9.eyJzdWIiOiJjYW5hcnkifQ.Y2FuYXJ5LW9mLWEtand0";
+const JWT: &str =
+    "eyJhbGciOiJFZERTQSIsImtpZCI6ImNhbmFyeSJ9.eyJzdWIiOiJjYW5hcnkifQ.Y2FuYXJ5LW9mLWEtand0";
 
 const SERVICES: [&str; 4] = [
     "order-service",
@@ -33,8 +34,18 @@ struct Cage {
 
 impl Cage {
     fn of(more: &[&str]) -> Self {
-        let (claims, signature) = JWT.split_once('.').and_then(|(_, rest)| rest.split_once('.')).expect("three");
-        let fixed = [PASSWORD, BAD_TOKEN, JWKS_QUERY, OTLP_HEADER, claims, signature];
+        let (claims, signature) = JWT
+            .split_once('.')
+            .and_then(|(_, rest)| rest.split_once('.'))
+            .expect("three");
+        let fixed = [
+            PASSWORD,
+            BAD_TOKEN,
+            JWKS_QUERY,
+            OTLP_HEADER,
+            claims,
+            signature,
+        ];
         let all = fixed.iter().chain(more);
         Self {
             canaries: all.map(|canary| (*canary).to_owned()).collect(),
@@ -56,15 +67,25 @@ impl Cage {
 
 fn programs() -> PathBuf {
     let tests = std::env::current_exe().expect("our own place");
-    tests.ancestors().nth(2).expect("the programs' folder").to_owned()
+    tests
+        .ancestors()
+        .nth(2)
+        .expect("the programs' folder")
+        .to_owned()
 }
 
 /// A program that ends by itself, with nothing but this environment.
 async fn end_of(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(programs().join(program));
-    command.args(arguments).env_clear().envs(environment.iter().copied());
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied());
     let output = tokio::time::timeout(Duration::from_secs(60), command.kill_on_drop(true).output());
-    output.await.expect("it ends").expect("cargo build --workspace --bins makes it")
+    output
+        .await
+        .expect("it ends")
+        .expect("cargo build --workspace --bins makes it")
 }
 
 fn said(output: &Output) -> String {
@@ -73,7 +94,8 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn the_cage_holds_canaries() {
-    let caught = std::panic::catch_unwind(|| Cage::of(&["x-1"]).look_at("a log", "line\nhere is x-1\n"));
+    let caught =
+        std::panic::catch_unwind(|| Cage::of(&["x-1"]).look_at("a log", "line\nhere is x-1\n"));
     assert!(caught.is_err());
     Cage::of(&["x-1"]).look_at("a log", "nothing\n");
 }
@@ -86,9 +108,17 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
         let pool = database.pool(1).await.expect("a pool");
         let user = format!("canary_{}", uuid::Uuid::now_v7().simple());
         let sql = format!("create role {user} superuser login password '{PASSWORD}'");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.expect("a user");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&pool)
+            .await
+            .expect("a user");
         let at = database.options().expect("options");
-        let url = format!("postgres://{user}:{PASSWORD}@{}:{}/{}", at.get_host(), at.get_port(), database.name);
+        let url = format!(
+            "postgres://{user}:{PASSWORD}@{}:{}/{}",
+            at.get_host(),
+            at.get_port(),
+            database.name
+        );
         let secret = folder.path().join(format!("{program}-url"));
         fs::write(&secret, &url).expect("a file");
         let minted = mint("ada", Role::Admin, None).expect("a token");
@@ -97,7 +127,8 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
         let mut cage = Cage::of(&[&minted.token]);
 
         let port = free_port();
-        let mut service = Process::new(program).expect("the program")
+        let mut service = Process::new(program)
+            .expect("the program")
             .env("DATABASE_URL_FILE", secret.display().to_string())
             .env("MIGRATE", "true")
             .env("KAFKA_BROKERS", "127.0.0.1:1")
@@ -105,21 +136,39 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
             .env("AUTH_TOKENS", tokens.display().to_string())
             .env("JWT_ISSUER", "https://id.example")
             .env("JWT_AUDIENCE", "shop")
-            .env("JWT_JWKS", format!("http://127.0.0.1:1/keys?key={JWKS_QUERY}"))
+            .env(
+                "JWT_JWKS",
+                format!("http://127.0.0.1:1/keys?key={JWKS_QUERY}"),
+            )
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-            .env("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization={OTLP_HEADER}"))
+            .env(
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                format!("authorization={OTLP_HEADER}"),
+            )
             .env("RUST_LOG", "trace")
             .env("LOG_FORMAT", "json")
             .log(folder.path().join(format!("{program}.log")));
         service.start().expect("it starts");
         let url = format!("http://127.0.0.1:{port}");
-        service.wait_for_ok(&format!("{url}/healthz")).await.expect("it lives");
+        service
+            .wait_for_ok(&format!("{url}/healthz"))
+            .await
+            .expect("it lives");
 
         let http = testbed::http(Duration::from_secs(30));
         let mut statuses = Vec::new();
         for path in [
-            "/v1/outbox", "/v1/parked", "/v1/audit", "/v1/orders", "/v1/payments", "/readyz", "/metrics",
-            "/openapi.json", "/docs", "/nothing", "/problems/unauthenticated",
+            "/v1/outbox",
+            "/v1/parked",
+            "/v1/audit",
+            "/v1/orders",
+            "/v1/payments",
+            "/readyz",
+            "/metrics",
+            "/openapi.json",
+            "/docs",
+            "/nothing",
+            "/problems/unauthenticated",
         ] {
             for (name, value) in [
                 (AUTHORIZATION, format!("Bearer {}", minted.token)),
@@ -134,7 +183,11 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
                         "GET" => http.get(format!("{url}{path}")),
                         _ => http.post(format!("{url}{path}")).body("{"),
                     };
-                    let answer = request.header(&name, &value).send().await.expect("an answer");
+                    let answer = request
+                        .header(&name, &value)
+                        .send()
+                        .await
+                        .expect("an answer");
                     statuses.push(answer.status().as_u16());
                     let head = format!("{:?}", answer.headers());
                     cage.look_at(&format!("the head of {method} {path}"), &head);
@@ -144,25 +197,46 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
             }
         }
         for expected in [200, 401, 403, 404, 405, 503] {
-            assert!(statuses.contains(&expected), "{program}: no {expected} among {statuses:?}");
+            assert!(
+                statuses.contains(&expected),
+                "{program}: no {expected} among {statuses:?}"
+            );
         }
         // A file that becomes unreadable is told of, and what stands in it is not.
         fs::write(&tokens, format!("{BAD_TOKEN}\n")).expect("a file");
-        testbed::until(Duration::from_secs(30), "the broken file to be noticed", async || {
-            service.output().contains("the tokens cannot be read").then_some(())
-        })
+        testbed::until(
+            Duration::from_secs(30),
+            "the broken file to be noticed",
+            async || {
+                service
+                    .output()
+                    .contains("the tokens cannot be read")
+                    .then_some(())
+            },
+        )
         .await;
-        let figures = http.get(format!("{url}/metrics")).send().await.expect("figures");
+        let figures = http
+            .get(format!("{url}/metrics"))
+            .send()
+            .await
+            .expect("figures");
         let figures = figures.text().await.expect("figures");
         assert!(figures.contains("http_unauthenticated_total"), "{figures}");
         cage.look_at("/metrics", &figures);
-        service.terminate(Duration::from_secs(30)).await.expect("it ends");
+        service
+            .terminate(Duration::from_secs(30))
+            .await
+            .expect("it ends");
         let log = folder.path().join(format!("{program}.log"));
         let log = fs::read_to_string(log).expect("a log");
         assert!(log.contains("TRACE"), "{program} logs everything");
         assert!(log.len() > 10_000, "{program}: {} bytes", log.len());
         cage.look_at(&format!("the log of {program}"), &log);
-        assert!(cage.looked_at > 100_000, "{program}: {} bytes were read", cage.looked_at);
+        assert!(
+            cage.looked_at > 100_000,
+            "{program}: {} bytes were read",
+            cage.looked_at
+        );
     }
 }
 
@@ -193,17 +267,52 @@ async fn no_secret_that_is_wrong_is_told_by_whoever_refuses_it() {
         vec![("DATABASE_URL_FILE", &two_lines)],
         vec![("DATABASE_URL", &good), ("KAFKA_BROKERS", &good)],
         vec![("DATABASE_URL", &good), ("LISTEN", &good)],
-        vec![("DATABASE_URL", &good), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"), ("OTEL_EXPORTER_OTLP_HEADERS", OTLP_HEADER)],
+        vec![
+            ("DATABASE_URL", &good),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", OTLP_HEADER),
+        ],
     ];
-    cases.extend(wrong_urls.iter().map(|url| vec![("DATABASE_URL", url.as_str())]));
+    cases.extend(
+        wrong_urls
+            .iter()
+            .map(|url| vec![("DATABASE_URL", url.as_str())]),
+    );
     let services_only: [Vec<(&str, &str)>; 5] = [
         vec![("DATABASE_URL", &good), ("AUTH_TOKENS", &tokens)],
-        [&[("DATABASE_URL", good.as_str()), ("JWT_JWKS", keys.as_str())][..], &jwt].concat(),
-        [&[("DATABASE_URL", good.as_str()), ("JWT_JWKS", "https://u:canary-of-the-key-url@id/")][..], &jwt].concat(),
-        [&[("DATABASE_URL", good.as_str()), ("JWT_JWKS", "ftp://id/canary-of-the-key-url")][..], &jwt].concat(),
-        vec![("DATABASE_URL", &good), ("JWT_JWKS", "https://id/?canary-of-the-key-url")],
+        [
+            &[("DATABASE_URL", good.as_str()), ("JWT_JWKS", keys.as_str())][..],
+            &jwt,
+        ]
+        .concat(),
+        [
+            &[
+                ("DATABASE_URL", good.as_str()),
+                ("JWT_JWKS", "https://u:canary-of-the-key-url@id/"),
+            ][..],
+            &jwt,
+        ]
+        .concat(),
+        [
+            &[
+                ("DATABASE_URL", good.as_str()),
+                ("JWT_JWKS", "ftp://id/canary-of-the-key-url"),
+            ][..],
+            &jwt,
+        ]
+        .concat(),
+        vec![
+            ("DATABASE_URL", &good),
+            ("JWT_JWKS", "https://id/?canary-of-the-key-url"),
+        ],
     ];
-    for program in ["order-service", "payment-service", "delivery-service", "notification-service", "relay"] {
+    for program in [
+        "order-service",
+        "payment-service",
+        "delivery-service",
+        "notification-service",
+        "relay",
+    ] {
         let services_only = services_only.iter().filter(|_| program != "relay");
         for case in cases.iter().chain(services_only) {
             let environment = [&base[..], case].concat();
@@ -215,7 +324,10 @@ async fn no_secret_that_is_wrong_is_told_by_whoever_refuses_it() {
             cage.look_at(&format!("{program} with {names:?}"), &said);
         }
         for flag in ["--help", "-h", "--version"] {
-            let environment = [("DATABASE_URL", good.as_str()), ("KAFKA_BROKERS", "127.0.0.1:9")];
+            let environment = [
+                ("DATABASE_URL", good.as_str()),
+                ("KAFKA_BROKERS", "127.0.0.1:9"),
+            ];
             let output = end_of(program, &[flag], &environment).await;
             assert!(output.status.success(), "{program} {flag}");
             cage.look_at(&format!("{program} {flag}"), &said(&output));
@@ -244,30 +356,59 @@ async fn the_command_line_tells_no_secret() {
             &[("DATABASE_URL", good.as_str())][..],
             &[("DATABASE_URL", wrong.as_str())],
             &[("DATABASE_URL_FILE", file.as_str())],
-            &[("DATABASE_URL_FILE", file.as_str()), ("DATABASE_URL", good.as_str())],
+            &[
+                ("DATABASE_URL_FILE", file.as_str()),
+                ("DATABASE_URL", good.as_str()),
+            ],
         ] {
             let traced = [environment, &[("RUST_LOG", "trace"), ("USER", "ann")]].concat();
             let output = end_of("recompense", command, &traced).await;
             let said = said(&output);
-            assert!(!output.status.success() && !said.is_empty(), "{command:?}: {said}");
+            assert!(
+                !output.status.success() && !said.is_empty(),
+                "{command:?}: {said}"
+            );
             cage.look_at(&format!("recompense {command:?}"), &said);
         }
         let flag = [command, &["--database-url", &wrong]].concat();
-        cage.look_at(&format!("{command:?}"), &said(&end_of("recompense", &flag, &[]).await));
+        cage.look_at(
+            &format!("{command:?}"),
+            &said(&end_of("recompense", &flag, &[]).await),
+        );
         let help = [command, &["--help"]].concat();
         let output = end_of("recompense", &help, &[("DATABASE_URL", &good)]).await;
         assert!(output.status.success(), "{help:?}");
         cage.look_at(&format!("{help:?}"), &said(&output));
     }
     // A token is shown to whoever makes it; twice made it is another one.
-    let made = end_of("recompense", &["token", "new", "ann", "--role", "viewer", "--output", "json"], &[]).await;
-    let again = end_of("recompense", &["token", "new", "ann", "--role", "viewer", "--output", "json"], &[]).await;
+    let made = end_of(
+        "recompense",
+        &[
+            "token", "new", "ann", "--role", "viewer", "--output", "json",
+        ],
+        &[],
+    )
+    .await;
+    let again = end_of(
+        "recompense",
+        &[
+            "token", "new", "ann", "--role", "viewer", "--output", "json",
+        ],
+        &[],
+    )
+    .await;
     assert!(made.status.success() && again.status.success());
     let token = |output: &Output| {
         let made: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        (made["token"].as_str().expect("a token").to_owned(), made["line"].as_str().expect("a line").to_owned())
+        (
+            made["token"].as_str().expect("a token").to_owned(),
+            made["line"].as_str().expect("a line").to_owned(),
+        )
     };
     let ((one, line), (other, _)) = (token(&made), token(&again));
     assert!(one != other && one.starts_with("rcp_"), "{line}");
-    assert!(line.starts_with("ann viewer sha256:") && !line.contains(&one[4..]), "{line}");
+    assert!(
+        line.starts_with("ann viewer sha256:") && !line.contains(&one[4..]),
+        "{line}"
+    );
 }

@@ -37,8 +37,8 @@ pub(super) async fn place(
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
     let draft = order.check()?;
-    let caller =
-        caller.map(|Extension(caller)| Author::new(caller.name).with_role(Some(caller.role.as_str())));
+    let caller = caller
+        .map(|Extension(caller)| Author::new(caller.name).with_role(Some(caller.role.as_str())));
     let placed = in_task(async move {
         let (key, caller) = (key.as_deref(), caller.as_ref());
         place_order(&shop.pool, &shop.coordinator, key, draft, caller)

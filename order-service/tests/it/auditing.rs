@@ -61,8 +61,15 @@ impl Shop {
             true => request,
             false => request.header("Idempotency-Key", key),
         };
-        let request = request.body(Body::from(body.to_string())).expect("a request");
-        let answer = self.router.clone().oneshot(request).await.expect("an answer");
+        let request = request
+            .body(Body::from(body.to_string()))
+            .expect("a request");
+        let answer = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("an answer");
         let (head, body) = answer.into_parts();
         let body = to_bytes(body, usize::MAX).await.expect("a body");
         (head.status, serde_json::from_slice(&body).expect("JSON"))
@@ -75,7 +82,9 @@ impl Shop {
     }
 
     async fn entries(&self) -> Vec<Entry> {
-        let mut all = audit::list(&self.room.pool, &Filter::default(), None, 1_000).await.expect("a list");
+        let mut all = audit::list(&self.room.pool, &Filter::default(), None, 1_000)
+            .await
+            .expect("a list");
         all.reverse();
         all
     }
@@ -86,7 +95,9 @@ impl Shop {
 }
 
 async fn run(pool: &PgPool, sql: &str) {
-    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(pool)
+        .await;
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
@@ -112,7 +123,9 @@ async fn recipes(shop: &Shop) -> Vec<Recipe> {
     let bulk = json!({
         "operation": "pause", "selection": {"business_key": "nothing"}, "reason": "why not",
     });
-    let (status, made) = shop.ask("POST", "/v1/bulk-operations", "made-before", &bulk).await;
+    let (status, made) = shop
+        .ask("POST", "/v1/bulk-operations", "made-before", &bulk)
+        .await;
     assert_eq!(status, StatusCode::ACCEPTED, "{made}");
     let made = made["id"].as_str().expect("an id").to_owned();
     shop.run(
@@ -206,8 +219,13 @@ async fn state(pool: &PgPool) -> String {
     ];
     let mut state = String::new();
     for table in tables {
-        let rows = format!("select coalesce(string_agg(t::text, ';' order by t::text), '') from {table} as t");
-        let rows: String = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_one(pool).await.expect("rows");
+        let rows = format!(
+            "select coalesce(string_agg(t::text, ';' order by t::text), '') from {table} as t"
+        );
+        let rows: String = sqlx::query_scalar(AssertSqlSafe(rows))
+            .fetch_one(pool)
+            .await
+            .expect("rows");
         state.push_str(&format!("{table}: {rows}\n"));
     }
     state
@@ -221,14 +239,31 @@ async fn every_operation_that_changes_something_leaves_one_row_under_the_callers
     let items = document["paths"].as_object().expect("paths").values();
     let operations = items.flat_map(|item| item.as_object().expect("operations"));
     let changing = operations.filter(|(method, _)| *method != "get");
-    let changing: BTreeSet<&str> = changing.filter_map(|(_, of)| of["operationId"].as_str()).collect();
+    let changing: BTreeSet<&str> = changing
+        .filter_map(|(_, of)| of["operationId"].as_str())
+        .collect();
     let known: BTreeSet<&str> = recipes.iter().map(|recipe| recipe.operation).collect();
-    assert_eq!(changing, known, "an operation without a recipe, or the reverse");
-    for Recipe { operation, method, uri, key, body, action, subject, dry } in recipes {
+    assert_eq!(
+        changing, known,
+        "an operation without a recipe, or the reverse"
+    );
+    for Recipe {
+        operation,
+        method,
+        uri,
+        key,
+        body,
+        action,
+        subject,
+        dry,
+    } in recipes
+    {
         shop.run("truncate outbox.audit").await;
         if dry {
             let before = state(&shop.room.pool).await;
-            let (status, said) = shop.ask(method, &format!("{uri}?dry_run=true"), "", &body).await;
+            let (status, said) = shop
+                .ask(method, &format!("{uri}?dry_run=true"), "", &body)
+                .await;
             assert!(status.is_success(), "{operation}: {status} {said}");
             assert_eq!(state(&shop.room.pool).await, before, "{operation}, dry");
             assert_eq!(shop.entries().await, [], "{operation}, dry");
@@ -242,7 +277,10 @@ async fn every_operation_that_changes_something_leaves_one_row_under_the_callers
                 panic!("{operation}: {entries:?}");
             };
             assert_eq!(entry.action, action, "{operation}");
-            assert!(entry.subject.starts_with(&subject), "{operation}: {entry:?}");
+            assert!(
+                entry.subject.starts_with(&subject),
+                "{operation}: {entry:?}"
+            );
             assert_eq!(entry.actor, "ada", "{operation}: never whom the body names");
             assert_eq!(entry.role.as_deref(), Some("admin"), "{operation}");
             let reason = (operation != "place_order").then_some("why not");
@@ -250,7 +288,9 @@ async fn every_operation_that_changes_something_leaves_one_row_under_the_callers
         }
         // Refused: nothing is there, or the body is wrong.
         shop.run("truncate outbox.audit").await;
-        let (status, said) = shop.ask(method, &uri, "another", &json!({"reason": 7})).await;
+        let (status, said) = shop
+            .ask(method, &uri, "another", &json!({"reason": 7}))
+            .await;
         assert!(status.is_client_error(), "{operation}: {status} {said}");
         assert_eq!(shop.entries().await, [], "{operation}, refused");
     }
@@ -276,9 +316,21 @@ async fn an_operation_that_cannot_be_told_is_not_done() {
     )
     .await;
     let before = state(&shop.room.pool).await;
-    for Recipe { operation, method, uri, key, body, .. } in recipes {
+    for Recipe {
+        operation,
+        method,
+        uri,
+        key,
+        body,
+        ..
+    } in recipes
+    {
         let (status, said) = shop.ask(method, &uri, key, &body).await;
-        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{operation}: {said}");
+        assert_eq!(
+            status,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "{operation}: {said}"
+        );
         assert_eq!(state(&shop.room.pool).await, before, "{operation}");
     }
 }
@@ -297,7 +349,15 @@ async fn an_operation_that_fails_leaves_no_row() {
     )
     .await;
     let before = state(&shop.room.pool).await;
-    for Recipe { operation, method, uri, key, body, .. } in recipes {
+    for Recipe {
+        operation,
+        method,
+        uri,
+        key,
+        body,
+        ..
+    } in recipes
+    {
         let (status, said) = shop.ask(method, &uri, key, &body).await;
         assert!(status.is_server_error(), "{operation}: {said}");
         assert_eq!(shop.entries().await, [], "{operation}");
@@ -310,15 +370,22 @@ async fn without_a_caller_the_body_says_who_acts_and_an_order_is_its_own_record(
     let room = Room::open().await;
     let placed = room.place(&order()).await;
     assert_eq!(placed.status, StatusCode::CREATED);
-    let uri = format!("/v1/sagas/{}/operations", placed.body["saga_id"].as_str().expect("a saga"));
+    let uri = format!(
+        "/v1/sagas/{}/operations",
+        placed.body["saga_id"].as_str().expect("a saga")
+    );
     let nobody = json!({"operation": "pause", "reason": "why not"});
     let refused = room.post(&uri, &nobody, &[("Idempotency-Key", "k")]).await;
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(refused.fields(), ["actor"]);
     let somebody = json!({"operation": "pause", "reason": "why not", "actor": "ann"});
-    let done = room.post(&uri, &somebody, &[("Idempotency-Key", "k")]).await;
+    let done = room
+        .post(&uri, &somebody, &[("Idempotency-Key", "k")])
+        .await;
     assert_eq!(done.status, StatusCode::OK, "{}", done.body);
-    let all = audit::list(&room.pool, &Filter::default(), None, 10).await.expect("a list");
+    let all = audit::list(&room.pool, &Filter::default(), None, 10)
+        .await
+        .expect("a list");
     let [entry] = &all[..] else {
         panic!("{all:?}");
     };
@@ -331,25 +398,41 @@ async fn the_audit_is_read_over_http_page_by_page() {
     for n in 0..5 {
         shop.place(&format!("order-{n}")).await;
     }
-    let (mut uri, mut seen) = ("/v1/audit?limit=2&actor=ada&action=order.place".to_owned(), Vec::new());
+    let (mut uri, mut seen) = (
+        "/v1/audit?limit=2&actor=ada&action=order.place".to_owned(),
+        Vec::new(),
+    );
     loop {
         let (status, page) = shop.ask("GET", &uri, "", &Value::Null).await;
         assert_eq!(status, StatusCode::OK, "{page}");
         let items = page["items"].as_array().expect("items");
         seen.extend(items.iter().filter_map(|entry| entry["id"].as_i64()));
         match page["next_cursor"].as_str() {
-            Some(cursor) => uri = format!("/v1/audit?limit=2&actor=ada&action=order.place&cursor={cursor}"),
+            Some(cursor) => {
+                uri = format!("/v1/audit?limit=2&actor=ada&action=order.place&cursor={cursor}")
+            }
             None => break,
         }
     }
     assert_eq!(seen.len(), 5);
     assert!(seen.is_sorted_by(|one, next| one > next), "{seen:?}");
-    let (_, nothing) = shop.ask("GET", "/v1/audit?actor=bob", "", &Value::Null).await;
+    let (_, nothing) = shop
+        .ask("GET", "/v1/audit?actor=bob", "", &Value::Null)
+        .await;
     assert_eq!(nothing["items"], json!([]));
-    let (_, nothing) = shop.ask("GET", "/v1/audit?since=2999-01-01T00:00:00Z", "", &Value::Null).await;
+    let (_, nothing) = shop
+        .ask(
+            "GET",
+            "/v1/audit?since=2999-01-01T00:00:00Z",
+            "",
+            &Value::Null,
+        )
+        .await;
     assert_eq!(nothing["items"], json!([]));
     for wrong in ["actor=%00", "since=today", "limit=0", "cursor=x", "who=ada"] {
-        let (status, said) = shop.ask("GET", &format!("/v1/audit?{wrong}"), "", &Value::Null).await;
+        let (status, said) = shop
+            .ask("GET", &format!("/v1/audit?{wrong}"), "", &Value::Null)
+            .await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}: {said}");
     }
 }
@@ -357,11 +440,18 @@ async fn the_audit_is_read_over_http_page_by_page() {
 #[test]
 fn what_people_did_is_remembered_for_a_year_unless_told() {
     let parse = |further: &[&str]| {
-        let needed = ["order-service", "--kafka-brokers=127.0.0.1:1", "--database-url=postgres://a@b/c"];
+        let needed = [
+            "order-service",
+            "--kafka-brokers=127.0.0.1:1",
+            "--database-url=postgres://a@b/c",
+        ];
         Config::try_parse_from([&needed[..], further].concat())
     };
     let days = |config: Config| config.auth.audit_retention.as_secs() / 86_400;
     assert_eq!(days(parse(&[]).expect("settings")), 365);
-    assert_eq!(days(parse(&["--audit-retention=30d"]).expect("settings")), 30);
+    assert_eq!(
+        days(parse(&["--audit-retention=30d"]).expect("settings")),
+        30
+    );
     assert!(parse(&["--audit-retention=23h"]).is_err());
 }

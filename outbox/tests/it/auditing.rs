@@ -14,13 +14,12 @@ use outbox::{
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::{
-    operating::run,
-    world::World,
-};
+use crate::{operating::run, world::World};
 
 async fn entries(pool: &PgPool) -> Vec<Entry> {
-    let mut all = audit::list(pool, &Filter::default(), None, 1_000).await.unwrap();
+    let mut all = audit::list(pool, &Filter::default(), None, 1_000)
+        .await
+        .unwrap();
     all.reverse();
     all
 }
@@ -32,7 +31,12 @@ async fn told(pool: &PgPool) -> Vec<(String, String, String, Option<String>)> {
         .collect()
 }
 
-fn line(actor: &str, action: &str, subject: &str, reason: Option<&str>) -> (String, String, String, Option<String>) {
+fn line(
+    actor: &str,
+    action: &str,
+    subject: &str,
+    reason: Option<&str>,
+) -> (String, String, String, Option<String>) {
     (
         actor.to_owned(),
         action.to_owned(),
@@ -52,7 +56,11 @@ async fn park(pool: &PgPool) {
                 (30, gen_random_uuid(), 'u', 'held', 'kind', 's3cret', now(), 'held', 'no topic')",
     )
     .await;
-    run(pool, "insert into outbox.inbox_blocked values ('c', 't', 'k')").await;
+    run(
+        pool,
+        "insert into outbox.inbox_blocked values ('c', 't', 'k')",
+    )
+    .await;
     run(
         pool,
         r#"insert into outbox.inbox_parked
@@ -67,14 +75,25 @@ async fn park(pool: &PgPool) {
 async fn each_act_leaves_a_row_and_what_does_nothing_leaves_none() {
     let World { pool, .. } = World::embedded("audit").await;
     let pool = &pool;
-    let ann = Author::new("ann").with_role(Some("operator")).because("the bank: closed");
-    assert!(matches!(operator::pause(pool, &ann).await.unwrap(), Paused::Paused(_)));
-    assert!(matches!(operator::pause(pool, "bob").await.unwrap(), Paused::Already(_)));
+    let ann = Author::new("ann")
+        .with_role(Some("operator"))
+        .because("the bank: closed");
+    assert!(matches!(
+        operator::pause(pool, &ann).await.unwrap(),
+        Paused::Paused(_)
+    ));
+    assert!(matches!(
+        operator::pause(pool, "bob").await.unwrap(),
+        Paused::Already(_)
+    ));
     let Resumed::Resumed(pause) = operator::resume(pool, "bob: it is open").await.unwrap() else {
         panic!("it was paused");
     };
     assert_eq!(pause.by, "ann: the bank: closed");
-    assert_eq!(operator::resume(pool, "bob").await.unwrap(), Resumed::NotPaused);
+    assert_eq!(
+        operator::resume(pool, "bob").await.unwrap(),
+        Resumed::NotPaused
+    );
     let paused = line("ann", "relay.pause", "outbox", Some("the bank: closed"));
     let resumed = line("bob", "relay.resume", "outbox", Some("it is open"));
     assert_eq!(told(pool).await, [paused, resumed]);
@@ -85,27 +104,46 @@ async fn each_act_leaves_a_row_and_what_does_nothing_leaves_none() {
     park(pool).await;
     run(pool, "truncate outbox.audit").await;
     // Asked for twice, behind a head, and of something that is not there.
-    parked::request_replay(pool, &[10, 11, 30, 99], "ann: mended").await.unwrap();
-    parked::request_replay(pool, &[10, 11, 30, 99], "bob").await.unwrap();
+    parked::request_replay(pool, &[10, 11, 30, 99], "ann: mended")
+        .await
+        .unwrap();
+    parked::request_replay(pool, &[10, 11, 30, 99], "bob")
+        .await
+        .unwrap();
     let all = parked::Selection::default();
-    assert_eq!(parked::request_replay_of_all(pool, &all, "bob").await.unwrap(), 0);
+    assert_eq!(
+        parked::request_replay_of_all(pool, &all, "bob")
+            .await
+            .unwrap(),
+        0
+    );
     inbox::request_replay(pool, 1, "ann: mended").await.unwrap();
     inbox::request_replay(pool, 1, "bob").await.unwrap();
     inbox::request_replay(pool, 2, "bob").await.unwrap();
     inbox::request_replay(pool, 99, "bob").await.unwrap();
     let inbox_all = inbox::Filter::default();
-    assert_eq!(inbox::request_replay_all(pool, &inbox_all, "bob").await.unwrap(), 1);
+    assert_eq!(
+        inbox::request_replay_all(pool, &inbox_all, "bob")
+            .await
+            .unwrap(),
+        1
+    );
     let replay = |subject| line("ann", "parked.replay", subject, Some("mended"));
     let replays = ["parked/outbox-10", "parked/outbox-30", "parked/inbox-1"].map(replay);
     assert_eq!(told(pool).await, replays);
 
     run(pool, "truncate outbox.audit").await;
     for _ in 0..2 {
-        parked::discard(pool, &[10, 99], "ann: too large").await.unwrap();
+        parked::discard(pool, &[10, 99], "ann: too large")
+            .await
+            .unwrap();
         inbox::discard(pool, 1, "ann: too large").await.unwrap();
     }
     assert_eq!(parked::discard_all(pool, &all, "bob").await.unwrap(), 2);
-    assert_eq!(inbox::discard_all(pool, &inbox_all, "bob").await.unwrap(), 1);
+    assert_eq!(
+        inbox::discard_all(pool, &inbox_all, "bob").await.unwrap(),
+        1
+    );
     let discard = |actor, subject, reason| line(actor, "parked.discard", subject, reason);
     assert_eq!(
         told(pool).await,
@@ -136,11 +174,22 @@ async fn many_at_once_are_one_row_for_each_transaction() {
         topic: Some("t".to_owned()),
         ..parked::Selection::default()
     };
-    assert_eq!(parked::request_replay_of_all(&pool, &all, "ann").await.unwrap(), 2500);
+    assert_eq!(
+        parked::request_replay_of_all(&pool, &all, "ann")
+            .await
+            .unwrap(),
+        2500
+    );
     let all = entries(&pool).await;
-    let messages: Vec<_> = all.iter().map(|entry| entry.details["messages"].clone()).collect();
+    let messages: Vec<_> = all
+        .iter()
+        .map(|entry| entry.details["messages"].clone())
+        .collect();
     assert_eq!(messages, [1000, 1000, 500]);
-    assert!(all.iter().all(|entry| entry.subject == "parked" && entry.details["topic"] == "t"));
+    assert!(
+        all.iter()
+            .all(|entry| entry.subject == "parked" && entry.details["topic"] == "t")
+    );
 }
 
 #[tokio::test]
@@ -155,12 +204,20 @@ async fn a_replay_of_the_log_is_told_page_by_page() {
         "update outbox.relay set settled = pg_current_snapshot(), target = pg_current_snapshot(), last_seq = 0",
     )
     .await;
-    let mut replay = Replay::begin(pool, Selection::default(), false, "ann: they lost it").await.unwrap();
+    let mut replay = Replay::begin(pool, Selection::default(), false, "ann: they lost it")
+        .await
+        .unwrap();
     assert_eq!(entries(pool).await, [], "nothing has been done yet");
     while replay.page().await.unwrap().is_some() {}
     let all = entries(pool).await;
-    assert_eq!(told(pool).await, [line("ann", "log.replay", "outbox", Some("they lost it"))]);
-    assert_eq!((&all[0].details["messages"], &all[0].details["new_ids"]), (&json!(3), &json!(false)));
+    assert_eq!(
+        told(pool).await,
+        [line("ann", "log.replay", "outbox", Some("they lost it"))]
+    );
+    assert_eq!(
+        (&all[0].details["messages"], &all[0].details["new_ids"]),
+        (&json!(3), &json!(false))
+    );
 }
 
 /// Where no row can be written nothing is done: the two are one transaction.
@@ -188,18 +245,29 @@ async fn what_cannot_be_told_is_not_done() {
     let failed: [Result<(), Error>; 8] = [
         operator::pause(pool, "ann").await.map(drop),
         parked::request_replay(pool, &[10], "ann").await.map(drop),
-        parked::request_replay_of_all(pool, &all, "ann").await.map(drop),
+        parked::request_replay_of_all(pool, &all, "ann")
+            .await
+            .map(drop),
         parked::discard(pool, &[10], "ann").await.map(drop),
         parked::discard_all(pool, &all, "ann").await.map(drop),
         inbox::request_replay(pool, 1, "ann").await.map(drop),
-        inbox::request_replay_all(pool, &inbox_all, "ann").await.map(drop),
+        inbox::request_replay_all(pool, &inbox_all, "ann")
+            .await
+            .map(drop),
         inbox::discard(pool, 1, "ann").await.map(drop),
     ];
     for (place, failed) in failed.into_iter().enumerate() {
-        assert!(matches!(failed, Err(Error::Database(_))), "{place}: {failed:?}");
+        assert!(
+            matches!(failed, Err(Error::Database(_))),
+            "{place}: {failed:?}"
+        );
     }
     assert_eq!(state().await, before);
-    run(pool, "update outbox.relay set paused_at = now(), paused_by = 'ann'").await;
+    run(
+        pool,
+        "update outbox.relay set paused_at = now(), paused_by = 'ann'",
+    )
+    .await;
     let before = state().await;
     assert!(operator::resume(pool, "ann").await.is_err());
     assert_eq!(state().await, before);
@@ -227,24 +295,43 @@ async fn the_list_is_filtered_and_walked_and_what_is_old_is_forgotten() {
         seen.extend(page.iter().map(|entry| entry.id));
     }
     assert_eq!(seen.len(), 200);
-    assert!(seen.is_sorted_by(|one, next| one > next), "newest first, none twice");
+    assert!(
+        seen.is_sorted_by(|one, next| one > next),
+        "newest first, none twice"
+    );
     let since = chrono::Utc::now() - Duration::from_secs(10 * 86_400 + 3_600);
     let week = Filter {
         since: Some(since),
         ..Filter::default()
     };
-    assert_eq!(audit::list(&pool, &week, None, 100).await.unwrap().len(), 10);
+    assert_eq!(
+        audit::list(&pool, &week, None, 100).await.unwrap().len(),
+        10
+    );
     for nothing in [
-        Filter { action: Some("relay.resume".to_owned()), ..Filter::default() },
-        Filter { subject: Some("parked".to_owned()), ..Filter::default() },
+        Filter {
+            action: Some("relay.resume".to_owned()),
+            ..Filter::default()
+        },
+        Filter {
+            subject: Some("parked".to_owned()),
+            ..Filter::default()
+        },
     ] {
         assert_eq!(audit::list(&pool, &nothing, None, 100).await.unwrap(), []);
     }
 
     let days = |days| Duration::from_secs(days * 86_400);
-    assert_eq!(audit::forget(&pool, days(365)).await.unwrap(), Kept::Forgotten(36));
+    assert_eq!(
+        audit::forget(&pool, days(365)).await.unwrap(),
+        Kept::Forgotten(36)
+    );
     assert_eq!(audit::forget(&pool, days(365)).await.unwrap(), Kept::All);
     assert_eq!(entries(&pool).await.len(), 364);
-    assert!(audit::forget(&pool, Duration::from_secs(3_600)).await.is_err());
+    assert!(
+        audit::forget(&pool, Duration::from_secs(3_600))
+            .await
+            .is_err()
+    );
     assert_eq!(entries(&pool).await.len(), 364);
 }

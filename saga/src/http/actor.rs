@@ -16,10 +16,7 @@ pub struct Actor {
 
 impl Actor {
     /// Whoever asks: the one who is known, or the one whom the body names.
-    pub(crate) fn of(
-        known: Option<Extension<Self>>,
-        fields: &mut Fields,
-    ) -> Result<Self, Problem> {
+    pub(crate) fn of(known: Option<Extension<Self>>, fields: &mut Fields) -> Result<Self, Problem> {
         match known {
             Some(Extension(actor)) => {
                 fields.optional_text("actor")?;

@@ -43,7 +43,9 @@ impl<'r> Credential<'r> {
             .flat_map(|line| line.split(';'));
         let mut named = pairs.filter_map(|pair| pair.trim().split_once('='));
         let found = named.find(|(name, value)| *name == COOKIE && !value.is_empty());
-        found.map_or(Err(Rejection::Missing), |(_, token)| Ok(Self::Cookie(token)))
+        found.map_or(Err(Rejection::Missing), |(_, token)| {
+            Ok(Self::Cookie(token))
+        })
     }
 }
 
@@ -71,7 +73,10 @@ mod tests {
         };
         let found = |text: &str| Ok(text.to_owned());
         assert_eq!(read(&[cookie]), found("cookie c"));
-        assert_eq!(read(&[("authorization", "bEARER t"), cookie]), found("header t"));
+        assert_eq!(
+            read(&[("authorization", "bEARER t"), cookie]),
+            found("header t")
+        );
         assert_eq!(read(&[("cookie", "x=1"), cookie]), found("cookie c"));
         for wrong in ["t", "Basic t", "Bearer", "Bearer ", "Bearert", ""] {
             let read = read(&[("authorization", wrong), cookie]);
@@ -79,7 +84,12 @@ mod tests {
         }
         let twice = [("authorization", "Bearer t"), ("authorization", "Bearer t")];
         assert_eq!(read(&twice), Err(Rejection::Malformed));
-        for none in ["", "recompense_token=", "recompense_tokens=c", "xrecompense_token=c"] {
+        for none in [
+            "",
+            "recompense_token=",
+            "recompense_tokens=c",
+            "xrecompense_token=c",
+        ] {
             assert_eq!(read(&[("cookie", none)]), Err(Rejection::Missing), "{none}");
         }
     }

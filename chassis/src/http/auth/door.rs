@@ -144,7 +144,9 @@ fn unauthenticated(rejection: Rejection) -> Box<Response> {
         _ => "Bearer realm=\"recompense\", error=\"invalid_token\"",
     };
     let challenge = HeaderValue::from_static(challenge);
-    answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    answer
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, challenge);
     answer
 }
 

@@ -320,6 +320,9 @@ mod tests {
         let one = set(&[ed("a")]);
         assert!(found(&one, None));
         assert!(find(&one, Some("a"), Algorithm::RS256).is_none());
-        assert!(!found(&set(&[ed("a"), ed("a")]), Some("a")), "which of the two?");
+        assert!(
+            !found(&set(&[ed("a"), ed("a")]), Some("a")),
+            "which of the two?"
+        );
     }
 }

@@ -70,12 +70,31 @@ mod tests {
             (&[(site, "same-site"), host], Origin::Foreign),
             (&[(site, "cross-site")], Origin::Foreign),
             (&[(site, "none")], Origin::Unsaid),
-            (&[(site, "same-origin"), (site, "cross-site")], Origin::Foreign),
-            (&[(site, "cross-site"), ("origin", "http://shop.example:8080"), host], Origin::Foreign),
-            (&[("origin", "http://shop.example:8080"), host], Origin::Same),
-            (&[("origin", "http://SHOP.example:8080"), host], Origin::Same),
+            (
+                &[(site, "same-origin"), (site, "cross-site")],
+                Origin::Foreign,
+            ),
+            (
+                &[
+                    (site, "cross-site"),
+                    ("origin", "http://shop.example:8080"),
+                    host,
+                ],
+                Origin::Foreign,
+            ),
+            (
+                &[("origin", "http://shop.example:8080"), host],
+                Origin::Same,
+            ),
+            (
+                &[("origin", "http://SHOP.example:8080"), host],
+                Origin::Same,
+            ),
             (&[("origin", "http://shop.example"), host], Origin::Foreign),
-            (&[("origin", "http://shop.example:8080.evil.example"), host], Origin::Foreign),
+            (
+                &[("origin", "http://shop.example:8080.evil.example"), host],
+                Origin::Foreign,
+            ),
             (&[("origin", "null"), host], Origin::Foreign),
             (&[("origin", "http://shop.example:8080")], Origin::Foreign),
         ];
@@ -85,7 +104,11 @@ mod tests {
                 let name: axum::http::HeaderName = name.parse().unwrap();
                 headers.append(name, value.parse().unwrap());
             }
-            assert_eq!(Origin::of(&headers, &Uri::from_static("/")), origin, "{lines:?}");
+            assert_eq!(
+                Origin::of(&headers, &Uri::from_static("/")),
+                origin,
+                "{lines:?}"
+            );
         }
     }
 }

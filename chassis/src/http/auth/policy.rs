@@ -47,7 +47,9 @@ impl Policy {
             let methods = operations.filter_map(|(method, operation)| {
                 let method = method.to_uppercase();
                 // What is not a method of a path item is something else of it.
-                let known = ["GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE"];
+                let known = [
+                    "GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE",
+                ];
                 let access = access(&operation["security"], &method);
                 known.contains(&method.as_str()).then_some((method, access))
             });
@@ -67,7 +69,9 @@ impl Policy {
 
     /// Whether there is such a route for `GET`.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.0.get(path).is_some_and(|methods| methods.contains_key("GET"))
+        self.0
+            .get(path)
+            .is_some_and(|methods| methods.contains_key("GET"))
     }
 
     pub(super) fn verdict(&self, path: &str, method: &Method) -> Verdict {
@@ -143,7 +147,10 @@ mod tests {
             (json!([{"bearer": ["root"]}]), Access::Nobody),
             (json!([{"bearer": ["viewer", "admin"]}]), Access::Nobody),
             (json!([{"basic": ["viewer"]}]), Access::Nobody),
-            (json!([{"bearer": ["viewer"]}, {"bearer": ["admin"]}]), Access::Nobody),
+            (
+                json!([{"bearer": ["viewer"]}, {"bearer": ["admin"]}]),
+                Access::Nobody,
+            ),
         ];
         for (security, expected) in cases {
             assert_eq!(access(&security, "POST"), expected, "{security}");

@@ -37,16 +37,16 @@ pub struct Settings {
 
     /// With what JWTs may be signed; several separated by commas. Never `none`, and no HS256 or the
     /// like: those keys would not be public.
-    #[arg(
-        long,
-        env = "JWT_ALGORITHMS",
-        value_name = "NAME,…",
-        default_value_t
-    )]
+    #[arg(long, env = "JWT_ALGORITHMS", value_name = "NAME,…", default_value_t)]
     pub jwt_algorithms: Algorithms,
 
     /// The claim that holds the role: a text, or a list whose highest role counts.
-    #[arg(long, env = "JWT_ROLE_CLAIM", value_name = "NAME", default_value = "role")]
+    #[arg(
+        long,
+        env = "JWT_ROLE_CLAIM",
+        value_name = "NAME",
+        default_value = "role"
+    )]
     pub jwt_role_claim: String,
 
     /// Ask nobody who he is although others than this machine can connect. For where something in
@@ -183,7 +183,15 @@ mod tests {
         let parse = |text: &str| text.parse::<Algorithms>();
         assert_eq!(parse("RS256,ES256,EdDSA"), Ok(Algorithms::default()));
         assert_eq!(Algorithms::default().to_string(), "RS256,ES256,EdDSA");
-        for wrong in ["", "none", "HS256", "RS256,HS512", "rs256", "RS256,,ES256", "RSA"] {
+        for wrong in [
+            "",
+            "none",
+            "HS256",
+            "RS256,HS512",
+            "rs256",
+            "RS256,,ES256",
+            "RSA",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -194,7 +202,13 @@ mod tests {
         assert!(matches!(parse("/etc/keys.json"), Ok(JwksSource::File(_))));
         let url = parse("https://id.example/keys?key=s3cret").unwrap();
         assert_eq!(format!("{url:?}"), "https://id.example/keys");
-        for wrong in ["", "ftp://id.example/keys", "file:///etc/keys", "https://u:s3cret@id.example/", "http://"] {
+        for wrong in [
+            "",
+            "ftp://id.example/keys",
+            "file:///etc/keys",
+            "https://u:s3cret@id.example/",
+            "http://",
+        ] {
             let reason = parse(wrong).unwrap_err();
             assert!(!reason.contains("s3cret"), "{reason}");
         }

@@ -199,20 +199,35 @@ mod tests {
         let (role, name) = (Role::Operator, "ann".to_owned());
         assert_eq!(found(&ann.token), Ok(Caller { name, role }));
         assert_eq!(found(&bob.token).unwrap().role, Role::Viewer);
-        for wrong in ["", PREFIX, &ann.token[1..], &format!("{} ", ann.token), &ann.line] {
+        for wrong in [
+            "",
+            PREFIX,
+            &ann.token[1..],
+            &format!("{} ", ann.token),
+            &ann.line,
+        ] {
             assert_eq!(found(wrong), Err(Rejection::Unknown), "{wrong}");
         }
     }
 
     #[test]
     fn a_token_ends_at_its_time() {
-        let expires = DateTime::parse_from_rfc3339("2027-01-01T00:00:00Z").unwrap().to_utc();
+        let expires = DateTime::parse_from_rfc3339("2027-01-01T00:00:00Z")
+            .unwrap()
+            .to_utc();
         let minted = mint("ann", Role::Admin, Some(expires)).unwrap();
-        assert!(minted.line.ends_with(" expires 2027-01-01T00:00:00Z"), "{}", minted.line);
+        assert!(
+            minted.line.ends_with(" expires 2027-01-01T00:00:00Z"),
+            "{}",
+            minted.line
+        );
         let tokens = known(&minted.line);
         let second = chrono::TimeDelta::seconds(1);
         assert!(tokens.caller(&minted.token, expires - second).is_ok());
-        assert_eq!(tokens.caller(&minted.token, expires), Err(Rejection::Expired));
+        assert_eq!(
+            tokens.caller(&minted.token, expires),
+            Err(Rejection::Expired)
+        );
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! The document, made whole: what every route has in common is added here and nowhere else.
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
-use utoipa::openapi::security::{
-    HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
-};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, Response,
     ResponseBuilder,
@@ -36,7 +34,9 @@ pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version:
     schemas.insert(FieldError::name().into_owned(), FieldError::schema());
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
     let scheme = SecurityScheme::Http(scheme.description(Some(WHO)).build());
-    components.security_schemes.insert(SCHEME.to_owned(), scheme.into());
+    components
+        .security_schemes
+        .insert(SCHEME.to_owned(), scheme.into());
     for item in document.paths.paths.values_mut() {
         if let Some(get) = &mut item.get {
             require(get, "GET");
@@ -54,7 +54,12 @@ pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version:
 /// Says who may call, where the route does not say it itself.
 fn require(operation: &mut Operation, method: &str) {
     let said = operation.security.take();
-    let unsaid = || vec![SecurityRequirement::new(SCHEME, [unless_said(method).as_str()])];
+    let unsaid = || {
+        vec![SecurityRequirement::new(
+            SCHEME,
+            [unless_said(method).as_str()],
+        )]
+    };
     operation.security = Some(said.unwrap_or_else(unsaid));
 }
 

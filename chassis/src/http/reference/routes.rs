@@ -37,7 +37,9 @@ impl Described {
 
     /// Whether everybody may call every route.
     pub(in crate::http) fn is_public(&self) -> bool {
-        self.policy.routes().all(|(_, _, access)| access == Access::Public)
+        self.policy
+            .routes()
+            .all(|(_, _, access)| access == Access::Public)
     }
 }
 

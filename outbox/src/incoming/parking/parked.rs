@@ -223,7 +223,11 @@ pub async fn request_replay_all(
     let by = by.into();
     let mut tx = begin(pool).await?;
     let asked = table::request(&mut tx, filter, None, &by.to_string()).await?;
-    let new: Vec<i64> = asked.iter().filter(|asked| asked.is_new).map(|asked| asked.id).collect();
+    let new: Vec<i64> = asked
+        .iter()
+        .filter(|asked| asked.is_new)
+        .map(|asked| asked.id)
+        .collect();
     if let (Some(first), Some(last)) = (new.iter().min(), new.iter().max()) {
         let details = json!({
             "side": "inbox", "class": filter.class, "topic": filter.topic, "consumer": filter.consumer,
@@ -242,11 +246,7 @@ pub async fn request_replay_all(
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn discard(
-    pool: &PgPool,
-    id: i64,
-    by: impl Into<Author>,
-) -> Result<Discard, Error> {
+pub async fn discard(pool: &PgPool, id: i64, by: impl Into<Author>) -> Result<Discard, Error> {
     let by = by.into();
     let Some(place) = table::place(pool, id).await? else {
         return Ok(Discard::NotParked);

@@ -262,7 +262,14 @@ pub async fn accept_same_xids(
     same_xids(&mut tx).await?;
     let accepted = table::write_identifier(&mut tx).await?;
     let details = json!({ "epoch": accepted.epoch });
-    audit::record(&mut tx, &by.into(), "log.accept_same_xids", "outbox", details).await?;
+    audit::record(
+        &mut tx,
+        &by.into(),
+        "log.accept_same_xids",
+        "outbox",
+        details,
+    )
+    .await?;
     tx.commit().await?;
     Ok(accepted)
 }

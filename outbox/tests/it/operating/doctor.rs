@@ -288,7 +288,9 @@ async fn a_cursor_of_another_cluster_is_noticed() {
         assert_eq!(finding.fix, ["recompense outbox rebase"]);
     }
     // It mends what it says.
-    outbox::operator::rebase::rebase(pool, SOON, "ann").await.unwrap();
+    outbox::operator::rebase::rebase(pool, SOON, "ann")
+        .await
+        .unwrap();
     is_ok(pool, "cursor_origin", limits).await;
 }
 

@@ -15,7 +15,9 @@ use crate::{
 
 /// Runs a replay to its end and returns how many it enqueued, in how many pages.
 async fn replay_all(pool: &PgPool, selection: Selection, new_ids: bool) -> (u64, usize) {
-    let mut replay = Replay::begin(pool, selection, new_ids, "ann").await.unwrap();
+    let mut replay = Replay::begin(pool, selection, new_ids, "ann")
+        .await
+        .unwrap();
     let (mut messages, mut pages) = (0, 0);
     while let Some(page) = replay.page().await.unwrap() {
         messages += page.messages;
