@@ -39,8 +39,8 @@ async fn who(caller: Option<Extension<Caller>>) -> String {
 }
 
 macro_rules! route {
-    ($name:ident, $method:ident, $path:literal $(, $security:tt)?) => {
-        #[utoipa::path($method, path = $path, $(security $security,)? responses((status = 200)))]
+    ($name:ident, $method:ident, $path:literal $(, [$($security:tt)*])?) => {
+        #[utoipa::path($method, path = $path, $(security($($security)*),)? responses((status = 200)))]
         async fn $name(caller: Option<Extension<Caller>>) -> String {
             who(caller).await
         }
@@ -48,12 +48,12 @@ macro_rules! route {
 }
 route!(look, get, "/v1/things");
 route!(change, post, "/v1/things");
-route!(give_up, delete, "/v1/things", ("bearer" = ["admin"]));
-route!(watch, get, "/v1/secrets", ("bearer" = ["operator"]));
-route!(ping, get, "/ping", (()));
-route!(mistaken, get, "/mistaken", ("bearer" = ["root"]));
-route!(login, get, "/login", (()));
-route!(own, post, "/own", (()));
+route!(give_up, delete, "/v1/things", [("bearer" = ["admin"])]);
+route!(watch, get, "/v1/secrets", [("bearer" = ["operator"])]);
+route!(ping, get, "/ping", [()]);
+route!(mistaken, get, "/mistaken", [("bearer" = ["root"])]);
+route!(login, get, "/login", [()]);
+route!(own, post, "/own", [()]);
 
 /// Sends its body back, if it is asked to read it.
 #[utoipa::path(post, path = "/v1/echo", responses((status = 200)))]

@@ -79,7 +79,7 @@ impl Key {
 pub(crate) fn signed_with_the_public_key(key: &Key, secret: &[u8], claims: &Value) -> String {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(key.id.to_owned());
-    encode(&header, claims, &EncodingKey::from_secret(secret)).unwrap()
+    encode(&header, claims, &EncodingKey::from_secret(secret).unwrap()).unwrap()
 }
 
 pub(crate) fn set(keys: &[&Key]) -> Value {

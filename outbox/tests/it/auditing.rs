@@ -321,7 +321,7 @@ async fn the_list_is_filtered_and_walked_and_what_is_old_is_forgotten() {
         assert_eq!(audit::list(&pool, &nothing, None, 100).await.unwrap(), []);
     }
 
-    let days = |days| Duration::from_secs(days * 86_400);
+    let days = |days: u64| Duration::from_secs(days * 86_400);
     assert_eq!(
         audit::forget(&pool, days(365)).await.unwrap(),
         Kept::Forgotten(36)

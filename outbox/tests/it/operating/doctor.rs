@@ -261,7 +261,7 @@ async fn a_relay_that_is_missing_hangs_or_is_paused_is_noticed() {
         "{finding:?}"
     );
     assert_eq!(finding.fix, ["recompense outbox resume"]);
-    outbox::operator::resume(pool).await.unwrap();
+    outbox::operator::resume(pool, "ann").await.unwrap();
     is_ok(pool, "pause", limits).await;
 }
 

@@ -444,7 +444,7 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     for native in [
         refusal(rebase::plan(pool).await),
         refusal(rebase::rebase(pool, PATIENCE, "ann").await),
-        refusal(accept_same_xids(pool, PATIENCE).await),
+        refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         refusal(check_same_xids(pool).await),
     ] {
         assert!(native.contains("nothing to rebase"), "{native}");
@@ -465,7 +465,7 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     for alive in [
         refusal(rebase::plan(pool).await),
         refusal(rebase::rebase(pool, PATIENCE, "ann").await),
-        refusal(accept_same_xids(pool, PATIENCE).await),
+        refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         refusal(check_same_xids(pool).await),
     ] {
         assert!(alive.contains("holds the lease for another"), "{alive}");
@@ -494,7 +494,7 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     lock.execute(&mut *holder).await.unwrap();
     for busy in [
         refusal(rebase::rebase(pool, short, "ann").await),
-        refusal(accept_same_xids(pool, short).await),
+        refusal(accept_same_xids(pool, short, "ann").await),
     ] {
         assert!(busy.contains("the relay's row"), "{busy}");
     }
@@ -565,7 +565,7 @@ async fn with_the_same_xids_only_the_identifier_is_accepted_and_only_if_they_can
         run(pool, ahead).await;
         for refused in [
             refusal(check_same_xids(pool).await),
-            refusal(accept_same_xids(pool, PATIENCE).await),
+            refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         ] {
             assert!(refused.contains("has not reached"), "{refused}");
         }
@@ -580,7 +580,7 @@ async fn with_the_same_xids_only_the_identifier_is_accepted_and_only_if_they_can
                   from outbox.relay";
     let stands: String = sqlx::query_scalar(cursor).fetch_one(pool).await.unwrap();
     let epoch = world.count("select epoch from outbox.relay").await;
-    let accepted = accept_same_xids(pool, PATIENCE).await.unwrap();
+    let accepted = accept_same_xids(pool, PATIENCE, "ann").await.unwrap();
     assert_eq!(accepted.epoch, epoch + 1);
     let after: String = sqlx::query_scalar(cursor).fetch_one(pool).await.unwrap();
     assert_eq!(after, stands, "the cursor is where it was");
