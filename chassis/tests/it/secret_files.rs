@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 #[derive(Debug, clap::Parser)]
 #[command(name = "tool")]
 enum Tool {
-    Look(Look),
+    Look(Box<Look>),
     Plain {
         #[arg(long)]
         name: Option<String>,
