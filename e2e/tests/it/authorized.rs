@@ -228,8 +228,8 @@ async fn a_service_that_asks_nobody_lets_everybody_in() {
     }
 }
 
-#[test]
-fn no_route_is_nobodys() {
+#[tokio::test]
+async fn no_route_is_nobodys() {
     for (name, described) in whole_services() {
         let routes: Vec<_> = described.policy().routes().collect();
         assert!(routes.len() > 12, "{name}");

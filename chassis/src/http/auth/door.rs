@@ -53,7 +53,7 @@ pub(in crate::http) async fn admit(
 
 impl Door {
     async fn caller(&self, request: &Parts) -> Result<Option<Caller>, Box<Response>> {
-        let is_safe = matches!(request.method, Method::GET | Method::HEAD);
+        let is_safe = request.method.is_safe();
         let origin = Origin::of(&request.headers, &request.uri);
         let needed = match self.auth.is_required() {
             true => self.needed(request)?,

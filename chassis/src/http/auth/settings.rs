@@ -14,6 +14,8 @@ use crate::config::duration;
 /// Who may call a service, and how long what he did is remembered; to be flattened into the service's
 /// settings. With neither tokens nor JWTs nobody is asked, which is possible on loopback only.
 #[derive(Debug, Clone, clap::Args)]
+// Unless named it would be called like the settings that it stands beside.
+#[group(id = "auth")]
 #[command(next_help_heading = "Who may call")]
 pub struct Settings {
     /// A file of tokens, one a line: `name role sha256:<hex> [expires 2027-01-01T00:00:00Z]`; roles
