@@ -160,6 +160,7 @@ async fn no_secret_of_a_running_service_reaches_a_log_an_answer_or_a_figure() {
         for path in [
             "/v1/outbox",
             "/v1/parked",
+            "/v1/parked/outbox-1/replay",
             "/v1/audit",
             "/v1/orders",
             "/v1/payments",
