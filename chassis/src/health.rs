@@ -215,7 +215,7 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> OpenApiRouter 
 }
 
 /// Whether the process lives
-#[utoipa::path(get, path = "/healthz", tag = "probes", operation_id = "healthz",
+#[utoipa::path(get, path = "/healthz", tag = "probes", operation_id = "healthz", security(()),
     responses((status = 200, description = "It does", body = Value)))]
 async fn healthz() -> Json<Value> {
     Json(json!({"status": "alive"}))
@@ -224,7 +224,7 @@ async fn healthz() -> Json<Value> {
 /// Whether the service can work
 ///
 /// Whether requests would be answered needs neither broker nor lease: leave them out.
-#[utoipa::path(get, path = "/readyz", tag = "probes", operation_id = "readyz",
+#[utoipa::path(get, path = "/readyz", tag = "probes", operation_id = "readyz", security(()),
     params(("exclude" = Option<Vec<String>>, Query,
         description = "A check that does not count; may be given several times")),
     responses(
@@ -252,7 +252,7 @@ fn answer(report: Report) -> impl IntoResponse {
 }
 
 /// The process's figures
-#[utoipa::path(get, path = "/metrics", tag = "probes", operation_id = "metrics",
+#[utoipa::path(get, path = "/metrics", tag = "probes", operation_id = "metrics", security(()),
     responses((status = 200, description = "Prometheus text", content_type = "text/plain",
         body = String)))]
 async fn figures(State(Probed { metrics, .. }): State<Probed>) -> impl IntoResponse {

@@ -5,10 +5,12 @@
 //! | `http_requests_total` | counter | `method`, `route`, `status` | requests answered |
 //! | `http_request_duration_seconds` | histogram | `method`, `route`, `status` | from the first byte handed to us to the answer's head |
 //! | `http_panics_total` | counter | `route` | handlers that panicked and were answered with 500 |
+//! | `http_unauthenticated_total` | counter | `reason` | requests whose sender could not be told |
 //! | `database_connections_discarded_total` | counter | `pool` | connections given back unfit for use and closed |
 //! | `trace_spans_exported_total` | counter | | spans the collector took |
 //! | `trace_spans_lost_total` | counter | | spans it did not take: away, too slow, or refused |
 //!
+//! `reason` is one of [`Rejection`](crate::http::auth::Rejection)'s words.
 //! `route` is the route's pattern (`/v1/orders/{id}`) or `unmatched`, never a raw path; `method`
 //! is a standard one or `other`: the number of series is bounded by the code.
 //!
@@ -22,6 +24,8 @@ pub const HTTP_REQUESTS: &str = "http_requests_total";
 pub const HTTP_REQUEST_DURATION: &str = "http_request_duration_seconds";
 /// Counter: handlers that panicked.
 pub const HTTP_PANICS: &str = "http_panics_total";
+/// Counter: requests whose sender could not be told.
+pub const HTTP_UNAUTHENTICATED: &str = "http_unauthenticated_total";
 /// Counter: connections closed instead of being given back to their pool.
 pub const CONNECTIONS_DISCARDED: &str = "database_connections_discarded_total";
 /// Counter: spans the collector took.
@@ -38,6 +42,10 @@ pub(crate) fn describe() {
         "Time until the answer's head is ready."
     );
     metrics::describe_counter!(HTTP_PANICS, "Handlers that panicked.");
+    metrics::describe_counter!(
+        HTTP_UNAUTHENTICATED,
+        "Requests whose sender could not be told."
+    );
     metrics::describe_counter!(
         CONNECTIONS_DISCARDED,
         "Connections closed instead of being given back to their pool."

@@ -1,6 +1,7 @@
 //! `recompense`: the framework's command line, for the person on call.
 
 mod arguments;
+mod audit;
 mod connect;
 mod inbox;
 mod migrate;
@@ -8,6 +9,7 @@ mod outbox;
 mod parked;
 mod print;
 mod saga;
+mod token;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,11 @@ enum Command {
     /// Looks at sagas, and intervenes in them, through the service that steers them.
     #[command(subcommand)]
     Saga(saga::Command),
+    /// What people did to a database's outbox, inbox and sagas, the newest first.
+    Audit(audit::Arguments),
+    /// Makes tokens for those who call services.
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -46,6 +53,8 @@ async fn main() -> ExitCode {
         Command::Outbox(command) => outbox::run(command).await,
         Command::Inbox(command) => inbox::run(command).await,
         Command::Saga(command) => saga::run(command).await,
+        Command::Audit(arguments) => audit::run(arguments).await,
+        Command::Token(command) => token::run(command).map(|()| ExitCode::SUCCESS),
     };
     match result {
         Ok(status) => status,

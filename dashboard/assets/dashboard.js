@@ -50,6 +50,14 @@ document.addEventListener("htmx:confirm", (event) => {
   state.timer = setTimeout(attempt, Math.max(0, state.last + pace - Date.now()));
 });
 
+// Whoever is not known any more says anew who he is.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.status === 401) {
+    event.detail.shouldSwap = false;
+    location.reload();
+  }
+});
+
 // What was open stays open.
 let open = [];
 document.addEventListener("htmx:beforeSwap", (event) => {

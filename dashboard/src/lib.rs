@@ -5,7 +5,7 @@
 //! data: whatever a page shows or does, `curl` can, with the same rights.
 //!
 //! **Promised**: a page works without a script but for what is live; nothing comes from another
-//! host; nothing in a payload, a key or an error runs ([`POLICY`]); a form sent from another site is refused.
+//! host; nothing in a payload, a key or an error runs ([`POLICY`]).
 //! **Not promised**: the small time series of the overview are this process's own and begin
 //! when it starts.
 //!
@@ -19,6 +19,7 @@
 //! | `/sagas/{id}` | one saga: what it waits for, its timeline, graph, history and messages, live; what a person may do |
 //! | `/parked` | messages that could not be sent or handled, of all services; replay and discard |
 //! | `/definitions`, `/anomalies`, `/locks` | the rest |
+//! | `/login` | where a person says who he is, if callers are asked |
 
 mod api;
 

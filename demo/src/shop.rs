@@ -3,7 +3,9 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use chassis::{Process, config::try_parse_from, shutdown::Failed, telemetry::Telemetry};
+use chassis::{
+    Process, config::try_parse_from, http::auth::Auth, shutdown::Failed, telemetry::Telemetry,
+};
 use outbox::{
     Relay,
     broker::{Broker, Embedded},
@@ -93,19 +95,31 @@ impl Shop {
         match name {
             "orders" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, order_service::run(config, broker, process));
+                self.part(
+                    name,
+                    order_service::run(config, Auth::open(), broker, process),
+                );
             }
             "payments" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, payment_service::run(config, broker, process));
+                self.part(
+                    name,
+                    payment_service::run(config, Auth::open(), broker, process),
+                );
             }
             "deliveries" => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, delivery_service::run(config, broker, process));
+                self.part(
+                    name,
+                    delivery_service::run(config, Auth::open(), broker, process),
+                );
             }
             _ => {
                 let config = try_parse_from(arguments)?;
-                self.part(name, notification_service::run(config, broker, process));
+                self.part(
+                    name,
+                    notification_service::run(config, Auth::open(), broker, process),
+                );
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Settings of notification-service.
 
 use chassis::config::Settings;
+use chassis::http::auth;
 
 /// Records what customers would be told about their orders.
 #[derive(Debug, Clone, clap::Parser)]
@@ -13,6 +14,10 @@ pub struct Config {
     /// What every service has.
     #[command(flatten)]
     pub settings: Settings,
+
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: auth::Settings,
 
     /// How many partitions the topics get that this service creates at start; topics that exist
     /// stay as they are. The upper bound of what replicas can do at the same time.

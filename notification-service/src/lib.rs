@@ -20,11 +20,12 @@ use std::sync::Arc;
 
 use chassis::health::{self, Gate};
 use chassis::http::OpenApiRouter;
+use chassis::http::auth::Auth;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, Topic};
-use outbox::service;
+use outbox::{incoming, service};
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
 use tokio_util::sync::CancellationToken;
@@ -40,12 +41,18 @@ const ABOUT: &str = "Tells customers what became of their orders.";
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Runs the service until the process should end or a part of it fails.
+/// Runs the service until the process should end or a part of it fails. Callers are those whom `auth`
+/// lets in.
 ///
 /// # Errors
 ///
 /// The part that failed. An unreachable database or broker is no failure: it is waited for.
-pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> Result<(), Failed> {
+pub async fn run(
+    config: Config,
+    auth: Auth,
+    broker: Arc<dyn Broker>,
+    process: Process,
+) -> Result<(), Failed> {
     let settings = &config.settings;
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
@@ -56,7 +63,7 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     let shutdown = tasks.shutdown();
     tasks.spawn(
         "http",
-        web::serve_at(settings.listen, router, shutdown.clone()),
+        web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
     let consuming = consume(config.clone(), pool, broker, started, shutdown.clone());
     tasks.spawn("events", consuming);
@@ -102,5 +109,9 @@ async fn consume(
         return Ok(());
     }
     let consumer = outbox::Consumer::new(NAME, &[topic::ORDER_EVENTS], pool, broker, OrderEvents);
+    let consumer = consumer.with(incoming::Config {
+        audit_retention: Some(config.auth.audit_retention),
+        ..incoming::Config::default()
+    });
     service::consume(consumer, started, shutdown).await
 }

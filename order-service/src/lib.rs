@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use chassis::health::{self, Gate};
 use chassis::http::OpenApiRouter;
+use chassis::http::auth::Auth;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
@@ -60,12 +61,18 @@ const REPLIES_CONNECTIONS: u32 = 8;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Runs the service until the process should end or a part of it fails.
+/// Runs the service until the process should end or a part of it fails. Callers are those whom `auth`
+/// lets in.
 ///
 /// # Errors
 ///
 /// The part that failed. An unreachable database or broker is no failure: it is waited for.
-pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> Result<(), Failed> {
+pub async fn run(
+    config: Config,
+    auth: Auth,
+    broker: Arc<dyn Broker>,
+    process: Process,
+) -> Result<(), Failed> {
     let settings = &config.settings;
     let coordinator = coordinator(&config)?;
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
@@ -83,7 +90,7 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     let tasks = Tasks::new(NAME, process.shutdown);
     tasks.spawn(
         "http",
-        web::serve_at(settings.listen, router, tasks.shutdown().clone()),
+        web::serve_at(settings.listen, router, auth, tasks.shutdown().clone()),
     );
     let streaming = forever(streams.run(tasks.shutdown().clone()));
     tasks.spawn("streams", streaming);
@@ -190,6 +197,7 @@ async fn steer(
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {
         on_poison: OnPoison::SkipMessage,
+        audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     });
     service::consume(consumer, started, shutdown.clone()).await

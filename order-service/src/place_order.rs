@@ -2,8 +2,10 @@
 
 use contracts::order::OrderPlaced;
 use contracts::topic;
+use outbox::audit::{self, Author};
 use outbox::{Error, Message};
 use saga::Coordinator;
+use serde_json::json;
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
@@ -29,7 +31,7 @@ pub enum Placed {
 const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '5s'";
 
 /// Places an order, once per idempotency key. Whoever comes second with a key waits for the first
-/// to commit, five seconds at most.
+/// to commit, five seconds at most. That `caller` placed it stands in the audit, where he is known.
 ///
 /// # Errors
 ///
@@ -40,6 +42,7 @@ pub async fn place_order(
     coordinator: &Coordinator,
     idempotency_key: Option<&str>,
     draft: Draft,
+    caller: Option<&Author>,
 ) -> Result<Placed, Error> {
     let mut tx = pool.begin_with(BEGIN).await?;
     let (id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
@@ -55,6 +58,10 @@ pub async fn place_order(
     coordinator
         .start(&mut tx, saga_id, fulfilment::NAME, &id.to_string(), &data)
         .await?;
+    if let Some(caller) = caller {
+        let subject = format!("orders/{id}");
+        audit::record(&mut tx, caller, "order.place", &subject, json!({})).await?;
+    }
     let order = read(&mut tx, id).await?;
     tx.commit().await?;
     Ok(Placed::First(order))

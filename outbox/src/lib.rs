@@ -26,6 +26,7 @@ mod error;
 mod message;
 pub mod outgoing;
 
+pub mod audit;
 pub mod broker;
 pub mod incoming;
 pub mod operator;
@@ -75,7 +76,7 @@ pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), Error> {
 
 /// Makes the group roles `<prefix>_owner`, `_producer`, `_relay`, `_consumer` and `_reader` where they
 /// are missing, and gives each exactly what it needs in the schema `outbox` of this database: the table
-/// stands in migrations/outbox/0004_roles.sql. To be repeated after migrations.
+/// stands in migrations/outbox/0004_roles.sql, and what 0005_audit.sql adds there. To be repeated after migrations.
 ///
 /// The schema belongs to `<prefix>_owner` from then on. The user of `pool` owns the schema and may
 /// create roles, or is a superuser.

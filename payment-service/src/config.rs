@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::config::{Settings, duration};
+use chassis::http::auth;
 
 /// Authorizes, captures and releases money, and keeps a ledger that sums to zero.
 #[derive(Debug, Clone, clap::Parser)]
@@ -15,6 +16,10 @@ pub struct Config {
     /// What every service has.
     #[command(flatten)]
     pub settings: Settings,
+
+    /// Who may call.
+    #[command(flatten)]
+    pub auth: auth::Settings,
 
     /// How many partitions the topics get that this service creates at start; topics that exist
     /// stay as they are. The upper bound of what replicas can do at the same time.

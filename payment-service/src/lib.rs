@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use chassis::health::{self, Gate};
 use chassis::http::OpenApiRouter;
+use chassis::http::auth::Auth;
 use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
@@ -52,12 +53,18 @@ const INTENTS: u32 = 4;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// Runs the service until the process should end or a part of it fails.
+/// Runs the service until the process should end or a part of it fails. Callers are those whom `auth`
+/// lets in.
 ///
 /// # Errors
 ///
 /// The part that failed. An unreachable database or broker is no failure: it is waited for.
-pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> Result<(), Failed> {
+pub async fn run(
+    config: Config,
+    auth: Auth,
+    broker: Arc<dyn Broker>,
+    process: Process,
+) -> Result<(), Failed> {
     let settings = &config.settings;
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
@@ -68,7 +75,7 @@ pub async fn run(config: Config, broker: Arc<dyn Broker>, process: Process) -> R
     let shutdown = tasks.shutdown();
     tasks.spawn(
         "http",
-        web::serve_at(settings.listen, router, shutdown.clone()),
+        web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
     let consuming = consume(config.clone(), pool, broker, started, shutdown.clone());
     tasks.spawn("commands", consuming);
@@ -121,6 +128,7 @@ async fn consume(
         batch: saga::participant::MAX_BATCH,
         // Commands do not depend on order: the barrier sees to it.
         on_poison: OnPoison::SkipMessage,
+        audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     };
     let intents = database::pool(&settings.database_url, INTENTS, "payment-service intents");

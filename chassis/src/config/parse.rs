@@ -7,6 +7,8 @@ use std::fmt;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
+use crate::config::files::with_files;
+
 /// Why there are no settings: a wrong one, or a person who asked for `--help` or `--version`.
 /// Its text is one line, except for help.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,13 @@ pub fn parse<C: clap::Parser>() -> C {
 /// As [`parse`], from given arguments; the first is the program's name.
 #[must_use]
 pub fn parse_from<C: clap::Parser>(arguments: impl IntoIterator<Item = OsString>) -> C {
-    try_parse_from(arguments).unwrap_or_else(|refusal: Refusal| {
+    or_exit(try_parse_from(arguments))
+}
+
+/// What it says, or its end: prints and exits as the refusal says. For checks of settings that
+/// parsed, such as whether they fit together.
+pub fn or_exit<T>(settings: Result<T, Refusal>) -> T {
+    settings.unwrap_or_else(|refusal: Refusal| {
         if refusal.status == 0 {
             println!("{refusal}");
         } else {
@@ -53,6 +61,12 @@ pub fn parse_from<C: clap::Parser>(arguments: impl IntoIterator<Item = OsString>
 pub fn try_parse_from<C: clap::Parser>(
     arguments: impl IntoIterator<Item = OsString>,
 ) -> Result<C, Refusal> {
+    let arguments = arguments.into_iter().collect();
+    let arguments = with_files(&C::command(), arguments, |name| std::env::var_os(name));
+    let arguments = arguments.map_err(|reason| Refusal {
+        text: format!("error: {reason}"),
+        status: 2,
+    })?;
     C::try_parse_from(arguments).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refusal {
             text: error.to_string().trim_end().to_owned(),

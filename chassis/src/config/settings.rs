@@ -24,7 +24,7 @@ use crate::config::values::{DatabaseUrl, KafkaBrokers, LogFilter, LogFormat, dur
 #[derive(Debug, Clone, clap::Args)]
 pub struct Settings {
     /// Where the service's database is: `postgres://user:password@host:port/database`. The
-    /// password is never printed; `PGPASSFILE` is honoured.
+    /// password is never printed; `PGPASSFILE` is honoured. `DATABASE_URL_FILE` names a file that holds it.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: DatabaseUrl,
 
@@ -45,6 +45,7 @@ pub struct Settings {
     pub migrate: bool,
 
     /// The Kafka brokers to begin with: `host:port`, several separated by commas.
+    /// `KAFKA_BROKERS_FILE` names a file that holds them.
     #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
     pub kafka_brokers: KafkaBrokers,
 
@@ -54,8 +55,8 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_MEMBER", value_name = "NAME")]
     pub kafka_member: Option<String>,
 
-    /// The address and port to answer HTTP on. Requests are not authenticated: leave it on
-    /// loopback or put something in front. Port 0 takes any free one.
+    /// The address and port to answer HTTP on. On others than loopback a service wants to know who
+    /// calls. Port 0 takes any free one.
     #[arg(long, env = "LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
 

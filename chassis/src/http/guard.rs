@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderMap, Method, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -14,7 +14,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, field};
 
-use crate::http::problem::{Kind, Problem};
+use crate::http::auth::{Auth, Door, admit};
+use crate::http::problem::Problem;
+use crate::http::reference::Described;
 use crate::names;
 use crate::telemetry::continue_trace;
 
@@ -30,21 +32,52 @@ pub const CONCURRENCY: usize = 512;
 /// What is answered however much is under way: whoever asks these asks because of that.
 const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// The router with problems for 404 and 405, limits of size, time and number, panics caught, and a
-/// span and metrics for each request. Call it last: it guards the routes that are there.
+/// What a browser is told with every answer, unless the handler has told it something else: that
+/// it is what it says it is, belongs into no frame and to no other page, and that nobody learns of
+/// the way here. No answer has a header of CORS: pages of other origins read nothing.
+const FOR_BROWSERS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+];
+
+/// The router with problems for 404 and 405, limits of size, time and number, panics caught, a
+/// span and metrics for each request, and headers for browsers. Nobody is asked who he is: see
+/// [`guard_described`]. Call it last: it guards the routes that are there.
 pub fn guard(router: impl Into<Router>) -> Router {
     guard_with(router, CONCURRENCY)
 }
 
 /// [`guard`] with another limit than [`CONCURRENCY`].
 pub fn guard_with(router: impl Into<Router>, concurrency: usize) -> Router {
+    within(router.into(), concurrency, |router| router)
+}
+
+/// [`guard`] with a door before the routes: who asks must be known to `auth` and have the role
+/// that the description of the route says.
+pub fn guard_described(described: impl Into<Described>, auth: Auth) -> Router {
+    let Described { router, policy } = described.into();
+    let door = Arc::new(Door { policy, auth });
+    within(router, CONCURRENCY, |router| {
+        router.layer(from_fn_with_state(door, admit))
+    })
+}
+
+fn within(router: Router, concurrency: usize, with_door: impl FnOnce(Router) -> Router) -> Router {
     let places = Arc::new(Semaphore::new(concurrency));
-    let router: Router = router.into();
-    router
+    let router = router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn_with_state(places, watch))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    with_door(router).layer(from_fn_with_state(places, watch))
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -52,8 +85,7 @@ async fn not_found(uri: Uri) -> Problem {
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
-    let detail = format!("{method} is not possible here; the Allow header lists what is");
-    Problem::new(Kind::METHOD_NOT_ALLOWED, detail)
+    Problem::method_not_allowed(&method)
 }
 
 async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
@@ -64,8 +96,9 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
         None => "unmatched".to_owned(),
     };
     let span = span(method, &route, request.headers());
+    let is_api = request.uri().path().starts_with("/v1");
     let place = places.try_acquire();
-    let response = match place.is_ok() || ALWAYS.contains(&route.as_str()) {
+    let mut response = match place.is_ok() || ALWAYS.contains(&route.as_str()) {
         true => {
             answer(next.run(request), &route)
                 .instrument(span.clone())
@@ -77,6 +110,7 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
         }
     };
     drop(place);
+    tell_browsers(response.headers_mut(), is_api);
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
     span.in_scope(|| tracing::debug!(elapsed = ?started.elapsed(), %status, "answered"));
@@ -88,6 +122,18 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
     metrics::counter!(names::HTTP_REQUESTS, &labels).increment(1);
     metrics::histogram!(names::HTTP_REQUEST_DURATION, &labels).record(started.elapsed());
     response
+}
+
+fn tell_browsers(headers: &mut HeaderMap, is_api: bool) {
+    for (name, value) in FOR_BROWSERS {
+        let entry = headers.entry(name);
+        entry.or_insert(HeaderValue::from_static(value));
+    }
+    if is_api {
+        // What is asked for with a token is nobody else's.
+        let entry = headers.entry(header::CACHE_CONTROL);
+        entry.or_insert(HeaderValue::from_static("no-store"));
+    }
 }
 
 /// The handler's answer, or the problem of having none.

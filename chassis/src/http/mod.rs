@@ -1,7 +1,8 @@
 //! HTTP: what every route of every service does the same way.
 //!
 //! **What passes here**: a request, in this order: listener ([`bind`], [`serve`]), the guard around
-//! the router ([`guard`]: trace, limits of number, time and size, panics, 404 and 405), extractors
+//! the router ([`guard`]: trace, limits of number, time and size, panics, 404 and 405), the door
+//! ([`auth`]: who asks, and whether he may), extractors
 //! ([`Json`], [`Query`], [`Path`]), the handler, and an answer or a [`Problem`].
 //!
 //! **Promised**: every error answer is `application/problem+json` (RFC 9457) and names the field
@@ -17,6 +18,8 @@ mod serve;
 
 mod guard;
 
+pub mod auth;
+
 mod decode;
 mod extract;
 mod violations;
@@ -29,10 +32,10 @@ mod problem;
 mod reference;
 
 pub use extract::{Json, Path, Query};
-pub use guard::{BODY_LIMIT, CONCURRENCY, REQUEST_TIMEOUT, guard, guard_with};
+pub use guard::{BODY_LIMIT, CONCURRENCY, REQUEST_TIMEOUT, guard, guard_described, guard_with};
 pub use page::{Cursor, Limit, Page};
 pub use problem::{FieldError, Kind, Problem, ProblemBody};
-pub use reference::{OpenApiRouter, Section, described, sections};
+pub use reference::{Described, OpenApiRouter, Section, described, sections};
 pub use serve::{DRAIN_TIMEOUT, Error, bind, serve, serve_at};
 pub use task::in_task;
 pub use violations::Violations;

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
 use serde::Serialize;
@@ -50,6 +50,10 @@ kinds! {
     MALFORMED_BODY = ("malformed-body", 400, "The body is not well-formed");
     /// A part of the URL or a header is wrong; `errors` names it.
     INVALID_PARAMETER = ("invalid-parameter", 400, "A part of the URL or a header is wrong");
+    /// Who asks is not known; `WWW-Authenticate` says how to say it.
+    UNAUTHENTICATED = ("unauthenticated", 401, "Not authenticated");
+    /// Who asks is known, and may not.
+    FORBIDDEN = ("forbidden", 403, "Not allowed for this caller");
     /// No such route or thing.
     NOT_FOUND = ("not-found", 404, "Not found");
     /// The route exists for other methods, see `Allow`.
@@ -165,6 +169,12 @@ impl Problem {
     #[must_use]
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::new(Kind::NOT_FOUND, what)
+    }
+
+    /// 405: the route exists for other methods.
+    pub(in crate::http) fn method_not_allowed(method: &Method) -> Self {
+        let detail = format!("{method} is not possible here; the Allow header lists what is");
+        Self::new(Kind::METHOD_NOT_ALLOWED, detail)
     }
 
     /// 409: right as such, but not in the present state.

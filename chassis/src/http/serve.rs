@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::guard::guard;
+use crate::http::auth::Auth;
+use crate::http::guard::guard_described;
+use crate::http::reference::Described;
 
 /// How long open requests may go on after the shutdown. Streams should watch the shutdown
 /// themselves.
@@ -47,33 +48,43 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 /// As both.
 pub async fn serve_at(
     address: SocketAddr,
-    router: Router,
+    described: impl Into<Described>,
+    auth: Auth,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    serve(bind(address).await?, router, shutdown).await
+    serve(bind(address).await?, described, auth, shutdown).await
 }
 
-/// Serves the router, with [`guard`] around it, until `shutdown`; then takes no new requests and
+/// Serves the routes to whom `auth` and their description let in, with
+/// [`guard_described`] around them, until `shutdown`; then takes no new requests and
 /// gives the open ones [`DRAIN_TIMEOUT`].
 ///
 /// # Errors
 /// [`Error::Serve`] when the listener breaks.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    described: impl Into<Described>,
+    auth: Auth,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let described = described.into();
     if let Ok(address) = listener.local_addr() {
-        tracing::info!(%address, "serving http");
+        tracing::info!(%address, asks = auth.is_required(), "serving http");
+        // Where every route is everybody's anyway, nobody has to be asked.
+        if !described.is_public() {
+            auth.warn_if_open(address);
+        }
     }
+    let fresh = auth.clone();
     let listener = listener.tap_io(|connection| {
         // Only makes small answers slower where it fails.
         let _ = connection.set_nodelay(true);
     });
-    let serving = axum::serve(listener, guard(router))
+    let serving = axum::serve(listener, guard_described(described, auth))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.map_err(Error::Serve),
+        never = fresh.keep_fresh() => match never {},
         () = drained(&shutdown) => {
             tracing::warn!(limit = ?DRAIN_TIMEOUT, "open http requests did not end in time");
             Ok(())

@@ -5,12 +5,16 @@
     reason = "a test that panics has said what it has to say"
 )]
 
+mod auth;
 mod extractors;
 mod guard;
+mod jwt;
+mod jwt_keys;
 mod pool;
 mod process;
 mod readiness;
 mod request;
+mod secret_files;
 mod serving;
 mod settings;
 mod shutdown;

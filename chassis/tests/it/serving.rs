@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get as on_get;
+use chassis::http::auth::Auth;
 use chassis::http::{bind, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -35,7 +36,7 @@ async fn a_shutdown_lets_open_requests_end() {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().route("/", on_get(handler));
-    let serving = tokio::spawn(serve(listener, router, shutdown.clone()));
+    let serving = tokio::spawn(serve(listener, router, Auth::open(), shutdown.clone()));
 
     let mut client = TcpStream::connect(address).await.unwrap();
     client

@@ -20,6 +20,8 @@ use clap::Subcommand;
 
 use crate::arguments::{Author, Common, explain};
 
+pub(crate) use replay::since;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Who relays, what waits, what is parked, how full the ring is.

@@ -26,6 +26,8 @@ pub(crate) struct PauseArguments {
 pub(crate) struct ResumeArguments {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    author: Author,
 }
 
 pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
@@ -50,7 +52,7 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
 
 pub(crate) async fn resume(arguments: ResumeArguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
-    let outcome = operator::resume(&pool).await?;
+    let outcome = operator::resume(&pool, &arguments.author.by).await?;
     if arguments.common.is_json() {
         print::json(&outcome)?;
         return Ok(ExitCode::SUCCESS);

@@ -9,7 +9,7 @@ use outbox::operator::rebase::{
 use sqlx::PgPool;
 
 use crate::{
-    outbox::Common,
+    outbox::{Author, Common},
     print::{self, Table, confirm},
 };
 
@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    author: Author,
 
     /// After pg_upgrade, which keeps transaction ids: only accept that the cluster has a new identifier.
     #[arg(long)]
@@ -58,7 +60,7 @@ async fn rebase(pool: &PgPool, arguments: &Arguments) -> Result<()> {
         plan.messages, plan.dropped
     );
     confirm(&what, arguments.yes)?;
-    let done = rebase::rebase(pool, PATIENCE).await?;
+    let done = rebase::rebase(pool, PATIENCE, &arguments.author.by).await?;
     match arguments.common.is_json() {
         true => print::json(&done),
         false => show_done(&done),
@@ -74,7 +76,7 @@ async fn accept(pool: &PgPool, arguments: &Arguments) -> Result<()> {
         };
     }
     confirm("accept the cursor as this cluster's", arguments.yes)?;
-    let accepted = accept_same_xids(pool, PATIENCE).await?;
+    let accepted = accept_same_xids(pool, PATIENCE, &arguments.author.by).await?;
     match arguments.common.is_json() {
         true => print::json(&accepted),
         false => print::lines(&[format!(

@@ -8,7 +8,7 @@ use outbox::operator::replay::{self, From, Plan, Replay, Selection};
 use serde::Serialize;
 
 use crate::{
-    outbox::Common,
+    outbox::{Author, Common},
     print::{self, Table, confirm},
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    author: Author,
 
     /// From this number on; without it and --since, from the oldest that the log holds.
     #[arg(long, value_name = "SEQ", conflicts_with = "since")]
@@ -98,7 +100,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         &format!("enqueue {} messages again{as_what}", plan.messages),
         arguments.yes,
     )?;
-    let mut replay = Replay::begin(&pool, selection, arguments.new_ids).await?;
+    let mut replay =
+        Replay::begin(&pool, selection, arguments.new_ids, &arguments.author.by).await?;
     let until = replay.until_seq();
     let mut done = Done {
         messages: 0,
@@ -153,7 +156,7 @@ fn show(plan: &Plan) -> Result<()> {
 }
 
 /// A time, or how long ago.
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
+pub(crate) fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod acting;
+mod auditing;
 mod looking;
 mod migrating;
 mod parked;

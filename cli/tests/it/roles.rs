@@ -54,6 +54,7 @@ async fn each_role_may_do_what_the_operations_page_says_and_is_told_which_role_m
         ("outbox replay --yes", "owner"),
         ("outbox pause", "relay owner"),
         ("outbox resume", "relay owner"),
+        ("audit", "reader consumer producer owner"),
         ("inbox parked list", "reader consumer owner"),
         ("inbox parked show 1", "consumer owner"),
         ("inbox parked replay 1", "consumer owner"),
@@ -96,7 +97,7 @@ async fn each_role_may_do_what_the_operations_page_says_and_is_told_which_role_m
 
 /// Something to show, replay and discard.
 async fn fill(room: &Room, topic: &str) {
-    operator::resume(&room.pool).await.unwrap();
+    operator::resume(&room.pool, "ann").await.unwrap();
     room.run(format!(
         "delete from outbox.parked;
          update outbox.topic set max_bytes = 17 where name = '{topic}';

@@ -1,6 +1,6 @@
 //! One question and its answer.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Router,
@@ -8,6 +8,7 @@ use axum::{
     extract::FromRequestParts,
     http::{Method, Request, header, request::Parts},
 };
+use chassis::http::auth::{self, Caller, Role};
 use reqwest::Url;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -33,25 +34,35 @@ enum Door {
 
 /// Who looks at a page; asked for in his name.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Visitor {}
+pub(crate) struct Visitor {
+    /// Who he is, where he had to say it.
+    caller: Option<Caller>,
+    /// What he said it with, for the neighbours.
+    token: Option<String>,
+}
 
 impl Visitor {
     /// His name, where he had to say it.
     pub(crate) fn name(&self) -> Option<String> {
-        None
+        self.caller.as_ref().map(|caller| caller.name.clone())
     }
 
-    /// As the frame of a page shows him, in HTML.
-    pub(crate) fn shown(&self) -> String {
-        String::new()
+    /// Whether the API would let him. Where nobody is asked everybody may everything.
+    pub(crate) fn may(&self, role: Role) -> bool {
+        self.caller
+            .as_ref()
+            .is_none_or(|caller| caller.role >= role)
     }
 }
 
 impl<S: Sync> FromRequestParts<S> for Visitor {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self {})
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self {
+            caller: parts.extensions.get().cloned(),
+            token: auth::presented(&parts.headers).map(str::to_owned),
+        })
     }
 }
 
@@ -159,7 +170,7 @@ impl Api {
 
 async fn here(
     router: &Router,
-    _visitor: &Visitor,
+    visitor: &Visitor,
     method: Method,
     path: &str,
     key: Option<&str>,
@@ -173,7 +184,10 @@ async fn here(
         request.header("Idempotency-Key", key)
     });
     let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-    let request = request.body(body).map_err(Refused::unaskable)?;
+    let mut request = request.body(body).map_err(Refused::unaskable)?;
+    if let Some(caller) = &visitor.caller {
+        request.extensions_mut().insert(caller.clone());
+    }
     // The error is never: a router answers everything.
     let answer = router
         .clone()
@@ -188,7 +202,7 @@ async fn here(
 async fn away(
     client: &reqwest::Client,
     url: &Url,
-    _visitor: &Visitor,
+    visitor: &Visitor,
     method: Method,
     path: &str,
     key: Option<&str>,
@@ -196,6 +210,9 @@ async fn away(
 ) -> Result<(u16, Vec<u8>), Refused> {
     let url = format!("{}/v1{path}", url.as_str().trim_end_matches('/'));
     let mut request = client.request(method, url);
+    if let Some(token) = &visitor.token {
+        request = request.bearer_auth(token);
+    }
     if let Some(key) = key {
         request = request.header("Idempotency-Key", key);
     }

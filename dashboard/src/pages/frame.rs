@@ -6,6 +6,8 @@ use axum::{
     response::{Html, IntoResponse, Response},
 };
 
+use chassis::http::auth::Role;
+
 use crate::{
     api::{Refused, Visitor},
     assets,
@@ -20,8 +22,10 @@ pub(crate) struct Frame {
     pub(crate) version: String,
     /// The path in the navigation that leads here.
     pub(crate) at: &'static str,
-    /// Who is logged in, as HTML; empty where nobody is asked.
-    pub(crate) who: String,
+    /// Who is logged in; nobody where nobody is asked.
+    pub(crate) who: Option<String>,
+    /// Whether he may change something.
+    pub(crate) may_act: bool,
 }
 
 impl Frame {
@@ -30,7 +34,8 @@ impl Frame {
             service: dashboard.own().name().to_owned(),
             version: format!("{:016x}", assets::VERSION),
             at,
-            who: visitor.shown(),
+            who: visitor.name(),
+            may_act: visitor.may(Role::Operator),
         }
     }
 

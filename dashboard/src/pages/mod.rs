@@ -7,6 +7,7 @@ mod frame;
 mod anomalies;
 mod definitions;
 mod locks;
+mod login;
 mod order;
 mod overview;
 mod parked;
@@ -39,6 +40,8 @@ pub(crate) fn router(dashboard: Dashboard) -> OpenApiRouter {
         .routes(routes!(definitions::page))
         .routes(routes!(anomalies::page))
         .routes(routes!(locks::page))
+        .routes(routes!(login::page, login::log_in))
+        .routes(routes!(login::log_out))
         .layer(from_fn(harmless))
         .routes(routes!(assets::asset))
         .with_state(dashboard)

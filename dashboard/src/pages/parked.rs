@@ -5,6 +5,7 @@ use axum::{
     extract::{Path, RawQuery, State},
     response::Response,
 };
+use chassis::http::auth::Role;
 use futures::future::join_all;
 
 use crate::{
@@ -32,6 +33,7 @@ struct Page {
     classes: [&'static str; 6],
     groups: Vec<Group>,
     actor: Option<String>,
+    may_discard: bool,
 }
 
 /// A service's.
@@ -96,6 +98,7 @@ pub(crate) async fn list(
         ],
         groups,
         actor: visitor.name(),
+        may_discard: visitor.may(Role::Admin),
         filter: filter.without(&["cursor"]),
     })
 }

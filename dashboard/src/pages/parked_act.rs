@@ -70,6 +70,7 @@ pub(crate) async fn replay(
 
 /// Gives parked messages up, as `POST /v1/parked/{id}/discard`
 #[utoipa::path(post, path = "/parked/discard", tag = "pages", operation_id = "discard_form",
+    security(("bearer" = ["admin"])),
     request_body(content_type = "application/x-www-form-urlencoded", content = String),
     responses((status = 200, description = "What came of it: a part of a page",
         content_type = "text/html", body = String)))]

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, header::HOST},
     response::Response,
 };
+use chassis::http::auth::Role;
 use chrono::{DateTime, Utc};
 use futures::join;
 use serde_json::json;
@@ -46,6 +47,7 @@ struct Page {
     seq: i64,
     steps: Vec<Step>,
     actor: Option<String>,
+    may_act: bool,
 }
 
 #[derive(Template)]
@@ -73,6 +75,7 @@ struct OperationsPart {
     seq: i64,
     steps: Vec<Step>,
     actor: Option<String>,
+    may_act: bool,
 }
 
 /// What a person may do, or why not.
@@ -172,6 +175,7 @@ pub(crate) async fn page(
             seq: part.saga.summary.seq,
             steps: part.saga.steps.clone(),
             actor: visitor.name(),
+            may_act: visitor.may(Role::Operator),
             saga: part.saga,
             sentence: part.sentence,
             until: part.until,
@@ -229,6 +233,7 @@ pub(crate) async fn operations(
             seq: saga.summary.seq,
             steps: saga.steps,
             actor: visitor.name(),
+            may_act: visitor.may(Role::Operator),
         }),
         Err(refused) => refuse_part(refused),
     }

@@ -81,7 +81,12 @@ async fn scheduling_and_cancelling_conforms() {
         telemetry: telemetry.expect("telemetry"),
         shutdown: shutdown.clone(),
     };
-    let service = delivery_service::run(config, Arc::clone(&broker), process);
+    let service = delivery_service::run(
+        config,
+        chassis::http::auth::Auth::open(),
+        Arc::clone(&broker),
+        process,
+    );
     let service = tokio::spawn(service);
     let options = database.options().expect("options");
     let relay = Relay::new(options, Arc::clone(&broker), Default::default());

@@ -9,9 +9,21 @@ use testbed::tool;
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/recompense");
 const BROKERS: &str = "kafka.brokers=kafka:9092";
+/// Nobody is asked who he is.
+const OPEN: &str = "auth.insecure=true";
+const TOKENS: &str = "auth.tokensSecret=shop-tokens";
+const JWT: [&str; 3] = [
+    "auth.jwt.issuer=https://id.example",
+    "auth.jwt.audience=shop",
+    "auth.jwt.jwks=https://id.example/keys",
+];
 /// Everything that can be switched on.
-const EVERYTHING: [&str; 6] = [
+const EVERYTHING: [&str; 10] = [
     BROKERS,
+    TOKENS,
+    JWT[0],
+    JWT[1],
+    JWT[2],
     "ingress.enabled=true",
     "ingress.host=shop.example",
     "serviceMonitor.enabled=true",
@@ -93,7 +105,7 @@ fn secrets(pod: &Value) -> BTreeSet<String> {
 
 #[test]
 fn the_chart_is_linted() {
-    for values in [&EVERYTHING[..1], &EVERYTHING[..]] {
+    for values in [&[BROKERS, OPEN][..], &EVERYTHING[..]] {
         let output = helm(&["lint", "--strict", CHART], values);
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
@@ -165,7 +177,10 @@ fn no_pod_is_given_a_secret_that_it_does_not_need() {
                 "migrate",
             ),
         ] {
-            let wanted = BTreeSet::from([format!("{}-{role}", plan.name)]);
+            let mut wanted = BTreeSet::from([format!("{}-{role}", plan.name)]);
+            if role == "service" {
+                wanted.insert("shop-tokens".to_owned());
+            }
             assert_eq!(secrets(pod(named(&all, kind, &name))), wanted, "{name}");
         }
     }
@@ -176,10 +191,19 @@ fn no_pod_is_given_a_secret_that_it_does_not_need() {
 fn programs_are_told_only_what_they_ask_for() {
     let settings = [
         include_str!("../../../chassis/src/config/settings.rs"),
+        include_str!("../../../chassis/src/http/auth/settings.rs"),
         include_str!("../../../chassis/src/telemetry/settings.rs"),
         include_str!("../../../outbox/src/bin/relay.rs"),
     ];
-    let all = rendered(&[BROKERS, "telemetry.otlpEndpoint=http://collector:4318"]);
+    let all = rendered(&[
+        BROKERS,
+        OPEN,
+        JWT[0],
+        JWT[1],
+        JWT[2],
+        TOKENS,
+        "telemetry.otlpEndpoint=http://collector:4318",
+    ]);
     let mut told = BTreeSet::new();
     for one in of_kind(&all, "Deployment") {
         for variable in pod(one)["containers"][0]["env"].as_array().unwrap() {
@@ -197,7 +221,7 @@ fn programs_are_told_only_what_they_ask_for() {
 
 #[test]
 fn pods_are_asked_how_they_are_and_may_do_little() {
-    let all = rendered(&[BROKERS]);
+    let all = rendered(&[BROKERS, OPEN]);
     let pods = of_kind(&all, "Deployment")
         .into_iter()
         .chain(of_kind(&all, "Job"));
@@ -250,7 +274,7 @@ fn pods_are_asked_how_they_are_and_may_do_little() {
 
 #[test]
 fn what_is_optional_is_absent_unless_asked_for() {
-    let all = rendered(&[BROKERS]);
+    let all = rendered(&[BROKERS, OPEN]);
     for kind in ["Ingress", "ServiceMonitor", "NetworkPolicy"] {
         assert_eq!(of_kind(&all, kind).len(), 0, "{kind}");
     }
@@ -276,11 +300,69 @@ fn what_is_optional_is_absent_unless_asked_for() {
     assert_eq!(of_kind(&all, "NetworkPolicy").len(), 3);
     let quiet = rendered(&[
         BROKERS,
+        OPEN,
         "podDisruptionBudget.enabled=false",
         "migrations.enabled=false",
     ]);
     assert_eq!(of_kind(&quiet, "PodDisruptionBudget").len(), 0);
     assert_eq!(of_kind(&quiet, "Job").len(), 0);
+}
+
+#[test]
+fn services_ask_who_calls_or_the_chart_is_not_rendered() {
+    for (values, complaint) in [
+        (vec![BROKERS], "nobody would be asked who he is"),
+        (
+            vec![BROKERS, "auth.insecure=false"],
+            "set auth.tokensSecret",
+        ),
+        (vec![BROKERS, JWT[0], JWT[1]], "belong together"),
+        (vec![BROKERS, TOKENS, JWT[2]], "belong together"),
+        (
+            vec![BROKERS, OPEN, "auth.jwt.algorithms=HS256"],
+            "/auth/jwt/algorithms",
+        ),
+        (
+            vec![BROKERS, OPEN, "auth.jwt.algorithms=none"],
+            "/auth/jwt/algorithms",
+        ),
+    ] {
+        let output = helm(&["template", "recompense", CHART], &values);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{values:?} is taken");
+        assert!(said.contains(complaint), "{values:?}: {said}");
+    }
+    let all = rendered(&[BROKERS, TOKENS]);
+    for plan in &PLANS {
+        let service = pod(named(
+            &all,
+            "Deployment",
+            &format!("recompense-{}", plan.service),
+        ));
+        let file = environment(service, "AUTH_TOKENS").expect("a file of tokens");
+        let mount = &service["containers"][0]["volumeMounts"][0];
+        let folder = mount["mountPath"].as_str().expect("a folder");
+        assert_eq!(file["value"], format!("{folder}/tokens").as_str());
+        assert_eq!(mount["readOnly"], true);
+        assert_eq!(service["volumes"][0]["name"], mount["name"]);
+        assert_eq!(service["volumes"][0]["secret"]["secretName"], "shop-tokens");
+        assert!(environment(service, "INSECURE").is_none());
+        assert!(environment(service, "JWT_ISSUER").is_none());
+        let relay = format!("recompense-{}-relay", plan.name);
+        let relay = pod(named(&all, "Deployment", &relay));
+        assert!(
+            environment(relay, "AUTH_TOKENS").is_none(),
+            "it has nothing to hide"
+        );
+    }
+    let all = rendered(&[&[BROKERS][..], &JWT[..]].concat());
+    let service = pod(named(&all, "Deployment", "recompense-order-service"));
+    let told = |name: &str| environment(service, name).expect("told")["value"].clone();
+    assert_eq!(told("JWT_ISSUER"), "https://id.example");
+    assert_eq!(told("JWT_AUDIENCE"), "shop");
+    assert_eq!(told("JWT_JWKS"), "https://id.example/keys");
+    assert_eq!(told("JWT_ALGORITHMS"), "RS256,ES256,EdDSA");
+    assert!(service["volumes"].is_null());
 }
 
 #[test]
@@ -327,6 +409,7 @@ fn values_that_make_no_sense_are_refused() {
             "no database returns",
         ),
     ] {
+        let values = [values, vec![OPEN]].concat();
         let output = helm(&["template", "recompense", CHART], &values);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{values:?} is taken");

@@ -50,6 +50,9 @@ fn compose_starts_a_relay_and_a_service_for_every_database_of_the_shop() {
         }
         let listen = format!("0.0.0.0:{}", plan.port);
         assert_eq!(service["environment"]["LISTEN"], listen.as_str());
+        // Nobody is asked who he is, which can be undone; a relay has nothing to hide.
+        assert_eq!(service["environment"]["INSECURE"], "${INSECURE:-true}");
+        assert!(relay["environment"]["INSECURE"].is_null());
         assert!(databases.contains(&format!("create database {};", plan.name)));
         let schemas: String = plan
             .schemas

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use chassis::health::{self, Readiness};
-use chassis::http::{OpenApiRouter, described, guard, sections};
+use chassis::http::{Described, OpenApiRouter, described, guard, sections};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use order_service::fulfilment::{Patience, coordinator};
 use saga::http::Streams;
@@ -29,7 +29,8 @@ fn nowhere() -> PgPool {
         .expect("an address")
 }
 
-fn services() -> Vec<(&'static str, Router)> {
+/// Every service, whole.
+pub(crate) fn whole_services() -> Vec<(&'static str, Described)> {
     let patience = Patience {
         timeout: Duration::from_secs(10),
         attempts: 2,
@@ -52,6 +53,12 @@ fn services() -> Vec<(&'static str, Router)> {
             notification_service::app(nowhere()),
         ),
     ]
+}
+
+fn services() -> Vec<(&'static str, Router)> {
+    let all = whole_services().into_iter();
+    all.map(|(name, described)| (name, described.into()))
+        .collect()
 }
 
 async fn ask(router: &Router, method: &str, uri: &str) -> (StatusCode, String, Vec<u8>) {
@@ -98,7 +105,8 @@ fn paths(document: &Value) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-fn concrete(path: &str) -> String {
+/// With something in the place of each parameter.
+pub(crate) fn concrete(path: &str) -> String {
     let parts = path.split('/').map(|part| match part.starts_with('{') {
         true => "018f3b2e-6a5f-7c3d-9b1a-2f4e6d8c0a1b",
         false => part,

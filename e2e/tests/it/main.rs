@@ -14,6 +14,10 @@ mod chart;
 
 mod described;
 
+mod authorized;
+mod licences;
+mod secrets;
+
 mod scenarios;
 
 mod doors;

@@ -1,9 +1,12 @@
 //! `POST /v1/orders`, `GET /v1/orders` and `GET /v1/orders/{id}`.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chassis::http::auth::Caller;
 use chassis::http::{Cursor, Json, Limit, Page, Path, Problem, Query, in_task};
+use outbox::audit::Author;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -28,13 +31,17 @@ const MAX_KEY: usize = 255;
         (status = 409, description = "A request under the same key has not ended")))]
 pub(super) async fn place(
     State(shop): State<Shop>,
+    caller: Option<Extension<Caller>>,
     headers: HeaderMap,
     Json(order): Json<NewOrder>,
 ) -> Result<Response, Problem> {
     let key = idempotency_key(&headers)?;
     let draft = order.check()?;
+    let caller = caller
+        .map(|Extension(caller)| Author::new(caller.name).with_role(Some(caller.role.as_str())));
     let placed = in_task(async move {
-        place_order(&shop.pool, &shop.coordinator, key.as_deref(), draft)
+        let (key, caller) = (key.as_deref(), caller.as_ref());
+        place_order(&shop.pool, &shop.coordinator, key, draft, caller)
             .await
             .map_err(problem)
     });

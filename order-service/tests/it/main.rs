@@ -2,6 +2,7 @@
 //! participants that are played here.
 
 mod asking;
+mod auditing;
 mod bad_input;
 mod credit;
 mod finishing;

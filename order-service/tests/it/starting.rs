@@ -79,7 +79,12 @@ async fn without_database_and_broker_the_service_lives_and_says_that_it_is_not_r
     let address = format!("127.0.0.1:{}", free_port());
     let config = parse(&[&format!("--listen={address}")]).expect("settings");
     let (process, shutdown) = process();
-    let service = tokio::spawn(order_service::run(config, unreachable_broker(), process));
+    let service = tokio::spawn(order_service::run(
+        config,
+        chassis::http::auth::Auth::open(),
+        unreachable_broker(),
+        process,
+    ));
 
     let deadline = Duration::from_secs(10);
     let health = testbed::until(deadline, "/healthz to answer", || {
@@ -100,7 +105,13 @@ async fn a_database_that_was_never_migrated_is_an_error_that_says_what_to_do() {
     let url = format!("--database-url={}", database.url);
     let config = parse(&["--listen=127.0.0.1:0", &url]).expect("settings");
     let (process, _) = process();
-    let failed = order_service::run(config, unreachable_broker(), process).await;
+    let failed = order_service::run(
+        config,
+        chassis::http::auth::Auth::open(),
+        unreachable_broker(),
+        process,
+    )
+    .await;
     let failed = failed.expect_err("it does not start");
     assert!(failed.to_string().contains("--migrate"), "{failed}");
 }

@@ -8,7 +8,7 @@ use chassis::{
     config::{Settings, duration},
     database::{self, Waited},
     health::{self, Readiness},
-    http,
+    http::{self, auth::Auth},
     shutdown::Tasks,
 };
 use outbox::{
@@ -116,12 +116,13 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
         async move { role(&status) }
     });
     let router = health::router(readiness, telemetry.metrics());
+    // Nothing but probes, figures and their description: everybody's, so nobody is asked who he is.
     let router = http::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
 
     let tasks = Tasks::new(NAME, shutdown.clone());
     tasks.spawn(
         "http",
-        http::serve_at(settings.listen, router, shutdown.clone()),
+        http::serve_at(settings.listen, router, Auth::open(), shutdown.clone()),
     );
     tasks.spawn("relay", async move {
         if database::wait_until_reachable(&pool, &shutdown).await == Waited::ShuttingDown {

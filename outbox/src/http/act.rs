@@ -1,12 +1,13 @@
 //! `POST /parked/{id}/replay` and `POST /parked/{id}/discard`.
 
-use axum::extract::State;
-use chassis::http::{Json, Path, Problem, Query, Violations, in_task};
+use axum::{Extension, extract::State};
+use chassis::http::{FieldError, Json, Path, Problem, Query, Violations, auth::Caller, in_task};
 use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
+    audit::Author,
     http::{
         sides::{followers, problem, show},
         view::{Asked, Id, Outcome, Shown, Side},
@@ -22,25 +23,41 @@ use crate::{
     "actor": "ann", "reason": "the topic takes larger messages now"
 }))]
 pub(super) struct Wish {
-    /// Who.
+    /// Who. Needed only of a service that asks nobody who he is; else it is the caller, whatever
+    /// stands here.
+    #[serde(default)]
     #[schema(min_length = 1, max_length = 200)]
-    actor: String,
+    actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
     reason: String,
 }
 
 impl Wish {
-    /// As it is noted with the request.
-    fn by(&self) -> Result<String, Problem> {
+    /// As it is noted with the request: the caller, if there is one.
+    fn by(self, caller: Option<Extension<Caller>>) -> Result<Author, Problem> {
+        let author = match (caller, self.actor) {
+            (Some(Extension(caller)), _) => {
+                Author::new(caller.name).with_role(Some(caller.role.as_str()))
+            }
+            (None, Some(actor)) => Author::new(actor),
+            (None, None) => {
+                let missing = FieldError::new("actor", "is required");
+                return Err(Problem::invalid_content(vec![missing]));
+            }
+        };
         let mut violations = Violations::new();
-        for (name, text, longest) in [("actor", &self.actor, 200), ("reason", &self.reason, 2000)] {
+        let texts = [
+            ("actor", &author.actor, 200),
+            ("reason", &self.reason, 2000),
+        ];
+        for (name, text, longest) in texts {
             let fits = !text.trim().is_empty() && text.len() <= longest && !text.contains('\0');
             let message = format!("must be a text of 1 to {longest} bytes without NUL");
             violations.check(fits, name, message);
         }
         violations.into_result()?;
-        Ok(format!("{}: {}", self.actor, self.reason))
+        Ok(author.because(self.reason))
     }
 }
 
@@ -69,9 +86,10 @@ pub(super) async fn replay(
     State(pool): State<PgPool>,
     Path(id): Path<Id>,
     Query(Asking { dry_run }): Query<Asking>,
+    caller: Option<Extension<Caller>>,
     Json(wish): Json<Wish>,
 ) -> Result<Json<Asked>, Problem> {
-    let by = wish.by()?;
+    let by = wish.by(caller)?;
     in_task(async move {
         let Some(shown) = show(&pool, id, false).await.map_err(problem)? else {
             return Ok(Json(not_parked(id, dry_run)));
@@ -91,7 +109,7 @@ pub(super) async fn replay(
 ///
 /// Its followers come next. A message that is gone already is given up all the same.
 #[utoipa::path(post, path = "/parked/{id}/discard", tag = "outbox",
-    operation_id = "discard_parked",
+    operation_id = "discard_parked", security(("bearer" = ["admin"])),
     params(("id" = String, Path, description = "Which", example = "outbox-12",
             pattern = "^(outbox|inbox)-(0|[1-9][0-9]{0,17})$"), Asking),
     request_body = Wish,
@@ -102,9 +120,10 @@ pub(super) async fn discard(
     State(pool): State<PgPool>,
     Path(id): Path<Id>,
     Query(Asking { dry_run }): Query<Asking>,
+    caller: Option<Extension<Caller>>,
     Json(wish): Json<Wish>,
 ) -> Result<Json<Asked>, Problem> {
-    let by = wish.by()?;
+    let by = wish.by(caller)?;
     in_task(async move {
         let Some(shown) = show(&pool, id, false).await.map_err(problem)? else {
             return Ok(Json(not_parked(id, dry_run)));
@@ -118,7 +137,7 @@ pub(super) async fn discard(
     .await
 }
 
-async fn ask_again(pool: &PgPool, id: Id, by: &str) -> Result<Outcome, Problem> {
+async fn ask_again(pool: &PgPool, id: Id, by: &Author) -> Result<Outcome, Problem> {
     match id.side {
         Side::Outbox => {
             let answers = outbox::request_replay(pool, &[id.number], by).await;
@@ -142,7 +161,7 @@ async fn ask_again(pool: &PgPool, id: Id, by: &str) -> Result<Outcome, Problem> 
     }
 }
 
-async fn give_up(pool: &PgPool, id: Id, by: &str) -> Result<Outcome, Problem> {
+async fn give_up(pool: &PgPool, id: Id, by: &Author) -> Result<Outcome, Problem> {
     match id.side {
         Side::Outbox => {
             let answers = outbox::discard(pool, &[id.number], by).await;

@@ -34,6 +34,9 @@ pub struct Config {
     /// How old a message may be when its sender's relay publishes it, again or for the first time;
     /// by default 7 days.
     pub replay_window: Duration,
+    /// How long what people did (`outbox.audit`) is remembered; by default 365 days, `None` for ever.
+    /// All consumers of a database see to it: the shortest counts.
+    pub audit_retention: Option<Duration>,
     /// How long a stopping consumer waits for its workers; by default 6 s.
     pub grace: Duration,
 }
@@ -52,6 +55,7 @@ impl Default for Config {
             stalled_after: Duration::from_secs(120),
             retention: Some(15 * DAY),
             replay_window: 7 * DAY,
+            audit_retention: Some(365 * DAY),
             grace: Duration::from_secs(6),
         }
     }

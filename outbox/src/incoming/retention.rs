@@ -1,4 +1,5 @@
-//! How long the inbox remembers: checked against the broker at start, seen to every minute.
+//! How long the inbox remembers: checked against the broker at start, seen to every minute; and with
+//! it how long is remembered what people did.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error,
+    Error, audit,
     broker::{self, Broker},
     incoming::{Config, table},
 };
@@ -92,9 +93,25 @@ pub(super) async fn keep(pool: &PgPool, config: &Config) {
                 tracing::debug!(?done, "kept the inbox");
                 sleep(BREATH).await;
             }
-            Ok(_) => return,
+            Ok(_) => break,
             Err(error) => {
                 tracing::warn!(%error, "cannot keep the inbox's partitions; its days are not added or dropped");
+                return;
+            }
+        }
+    }
+    let Some(retention) = config.audit_retention else {
+        return;
+    };
+    loop {
+        match audit::forget(pool, retention).await {
+            Ok(audit::Kept::Forgotten(rows)) => {
+                tracing::info!(rows, "forgot what people did long ago");
+                sleep(BREATH).await;
+            }
+            Ok(audit::Kept::All) => return,
+            Err(error) => {
+                tracing::warn!(%error, "cannot forget what people did long ago");
                 return;
             }
         }

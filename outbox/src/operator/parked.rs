@@ -13,13 +13,19 @@ use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 pub use crate::incoming::parked::Request;
 use crate::{
-    Error, message::Headers, operator::look::table::BEGIN, outgoing::parking, printable::Payload,
+    Error,
+    audit::{self, Author},
+    message::Headers,
+    operator::look::table::BEGIN,
+    outgoing::parking,
+    printable::Payload,
 };
 
 /// How long a discard waits for the cursor to pass a message that was parked just now.
@@ -201,8 +207,9 @@ pub async fn show(pool: &PgPool, seq: i64, with_payload: bool) -> Result<Option<
 pub async fn request_replay(
     pool: &PgPool,
     seqs: &[i64],
-    by: &str,
+    by: impl Into<Author>,
 ) -> Result<Vec<(i64, Replay)>, Error> {
+    let by = by.into();
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable();
     seqs.dedup();
@@ -224,7 +231,9 @@ pub async fn request_replay(
         };
         answers.push((seq, answer));
     }
-    table::ask_for(&mut tx, &wanted, by).await?;
+    table::ask_for(&mut tx, &wanted, &by.to_string()).await?;
+    let subjects: Vec<String> = wanted.into_iter().map(subject).collect();
+    audit::record_each(&mut tx, &by, "parked.replay", &subjects, json!({})).await?;
     tx.commit().await?;
     Ok(answers)
 }
@@ -238,14 +247,22 @@ pub async fn request_replay(
 pub async fn request_replay_of_all(
     pool: &PgPool,
     selection: &Selection,
-    by: &str,
+    by: impl Into<Author>,
 ) -> Result<u64, Error> {
+    let by = by.into();
     let mut asked = 0;
     let mut after = i64::MIN;
     loop {
         let mut tx = pool.begin_with(BEGIN).await?;
         let page = table::lock_replayable(&mut tx, selection, after, PAGE).await?;
-        table::ask_for(&mut tx, &page, by).await?;
+        table::ask_for(&mut tx, &page, &by.to_string()).await?;
+        if let (Some(first), Some(last)) = (page.first(), page.last()) {
+            let details = json!({
+                "side": "outbox", "class": selection.class, "topic": selection.topic,
+                "key": selection.key, "messages": page.len(), "first": first, "last": last,
+            });
+            audit::record(&mut tx, &by, "parked.replay", "parked", details).await?;
+        }
         tx.commit().await?;
         asked += page.len() as u64;
         match page.last() {
@@ -261,7 +278,12 @@ pub async fn request_replay_of_all(
 /// # Errors
 ///
 /// [`Error::Database`]; then some may be gone and others not.
-pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, Discard)>, Error> {
+pub async fn discard(
+    pool: &PgPool,
+    seqs: &[i64],
+    by: impl Into<Author>,
+) -> Result<Vec<(i64, Discard)>, Error> {
+    let by = by.into();
     let mut seqs = seqs.to_vec();
     seqs.sort_unstable_by(|a, b| b.cmp(a));
     seqs.dedup();
@@ -270,7 +292,7 @@ pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, 
     for seq in seqs {
         let answer = match ahead.contains(&seq) {
             true => Discard::NotPassed,
-            false => discard_one(pool, seq, by).await?,
+            false => discard_one(pool, seq, &by).await?,
         };
         answers.push((seq, answer));
     }
@@ -283,7 +305,12 @@ pub async fn discard(pool: &PgPool, seqs: &[i64], by: &str) -> Result<Vec<(i64, 
 /// # Errors
 ///
 /// [`Error::Database`]; then some may be gone and others not.
-pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Result<u64, Error> {
+pub async fn discard_all(
+    pool: &PgPool,
+    selection: &Selection,
+    by: impl Into<Author>,
+) -> Result<u64, Error> {
+    let by = by.into();
     let mut gone = 0;
     let mut below = i64::MAX;
     loop {
@@ -292,7 +319,7 @@ pub async fn discard_all(pool: &PgPool, selection: &Selection, by: &str) -> Resu
             return Ok(gone);
         };
         below = *last;
-        let answers = discard(pool, &page, by).await?;
+        let answers = discard(pool, &page, &by).await?;
         let discarded = |answer: &&(i64, Discard)| matches!(answer.1, Discard::Discarded { .. });
         gone += answers.iter().filter(discarded).count() as u64;
     }
@@ -311,18 +338,32 @@ async fn ahead_of_cursor(pool: &PgPool, seqs: &[i64]) -> Result<Vec<i64>, Error>
     }
 }
 
-async fn discard_one(pool: &PgPool, seq: i64, by: &str) -> Result<Discard, Error> {
+async fn discard_one(pool: &PgPool, seq: i64, by: &Author) -> Result<Discard, Error> {
     let mut tx = pool.begin_with(BEGIN).await?;
+    // Without a lock: the key's comes first.
+    let known = table::name(&mut tx, seq).await?;
     let removed = parking::table::remove(&mut tx, &[seq]).await?;
     let waiting = parking::table::waiting(&mut tx, &removed.released).await?;
+    let released = u64::try_from(waiting).unwrap_or_default();
+    if removed.messages > 0 {
+        let details = known.map_or_else(
+            || json!({}),
+            |known| json!({ "message_id": known.message_id, "topic": known.topic, "kind": known.kind }),
+        );
+        audit::record(&mut tx, by, "parked.discard", &subject(seq), details).await?;
+    }
     tx.commit().await?;
     if removed.messages == 0 {
         return Ok(Discard::NotParked);
     }
-    let released = u64::try_from(waiting).unwrap_or_default();
-    tracing::warn!(seq, by, released, "a parked message was discarded");
+    tracing::warn!(seq, %by, released, "a parked message was discarded");
     Ok(Discard::Discarded {
         released,
         key_opened: !removed.opened.is_empty(),
     })
+}
+
+/// As people name it.
+fn subject(seq: i64) -> String {
+    format!("parked/outbox-{seq}")
 }

@@ -5,7 +5,13 @@ mod table;
 use serde::Serialize;
 use sqlx::PgPool;
 
-use crate::{Error, operator::status::Pause};
+use serde_json::json;
+
+use crate::{
+    Error,
+    audit::{self, Author},
+    operator::{look::table::BEGIN, status::Pause},
+};
 
 /// What became of a wish to pause.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,11 +39,16 @@ pub enum Resumed {
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn pause(pool: &PgPool, by: &str) -> Result<Paused, Error> {
+pub async fn pause(pool: &PgPool, by: impl Into<Author>) -> Result<Paused, Error> {
+    let by = by.into();
     loop {
-        if let Some(pause) = table::pause(pool, by).await? {
+        let mut tx = pool.begin_with(BEGIN).await?;
+        if let Some(pause) = table::pause(&mut *tx, &by.to_string()).await? {
+            audit::record(&mut tx, &by, "relay.pause", "outbox", json!({})).await?;
+            tx.commit().await?;
             return Ok(Paused::Paused(pause));
         }
+        tx.rollback().await?;
         // Between the two somebody may have resumed it.
         if let Some(pause) = table::paused(pool).await? {
             return Ok(Paused::Already(pause));
@@ -45,12 +56,20 @@ pub async fn pause(pool: &PgPool, by: &str) -> Result<Paused, Error> {
     }
 }
 
-/// Lets the leader go on, from where it was.
+/// Lets the leader go on, from where it was. `by` says who wants it.
 ///
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn resume(pool: &PgPool) -> Result<Resumed, Error> {
-    let former = table::resume(pool).await?;
-    Ok(former.map_or(Resumed::NotPaused, Resumed::Resumed))
+pub async fn resume(pool: &PgPool, by: impl Into<Author>) -> Result<Resumed, Error> {
+    let by = by.into();
+    let mut tx = pool.begin_with(BEGIN).await?;
+    let Some(former) = table::resume(&mut *tx).await? else {
+        tx.rollback().await?;
+        return Ok(Resumed::NotPaused);
+    };
+    let details = json!({ "paused_since": former.since, "paused_by": former.by });
+    audit::record(&mut tx, &by, "relay.resume", "outbox", details).await?;
+    tx.commit().await?;
+    Ok(Resumed::Resumed(former))
 }

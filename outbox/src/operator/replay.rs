@@ -20,11 +20,13 @@ pub(super) mod table;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
 use crate::{
     Error,
+    audit::{self, Author},
     operator::look::{self, table::BEGIN},
 };
 
@@ -154,6 +156,7 @@ pub struct Replay {
     selection: Selection,
     range: Range,
     new_ids: bool,
+    by: Author,
 }
 
 impl Replay {
@@ -164,13 +167,18 @@ impl Replay {
     }
 
     /// Fixes what will be enqueued. With `new_ids` every copy is a message of its own, which
-    /// receivers handle although they handled the original. Keeps one of the pool's connections and
-    /// needs a second.
+    /// receivers handle although they handled the original. `by` says who wants it. Keeps one of the
+    /// pool's connections and needs a second.
     ///
     /// # Errors
     ///
     /// [`Error::Database`].
-    pub async fn begin(pool: &PgPool, selection: Selection, new_ids: bool) -> Result<Self, Error> {
+    pub async fn begin(
+        pool: &PgPool,
+        selection: Selection,
+        new_ids: bool,
+        by: impl Into<Author>,
+    ) -> Result<Self, Error> {
         let mut guard = pool.begin_with(BEGIN).await?;
         table::keep_partitions(&mut guard).await?;
         let mut tx = look::begin(pool).await?;
@@ -183,6 +191,7 @@ impl Replay {
             selection,
             range,
             new_ids,
+            by: by.into(),
         })
     }
 
@@ -208,6 +217,11 @@ impl Replay {
             .map(|_| self.new_ids.then(Uuid::now_v7))
             .collect();
         let messages = table::enqueue_again(&mut tx, &seqs, &ids, REPLAYED_FROM).await?;
+        let details = json!({
+            "messages": messages, "first": seqs.first(), "last": last, "new_ids": self.new_ids,
+            "topic": self.selection.topic, "key": self.selection.key, "kind": self.selection.kind,
+        });
+        audit::record(&mut tx, &self.by, "log.replay", "outbox", details).await?;
         tx.commit().await?;
         self.range.after = last;
         Ok(Some(Page { messages, last }))

@@ -95,13 +95,16 @@ async fn execute(pool: &PgPool, sql: String) {
 }
 
 /// Nobody but the owner changes the schema or gives rights away.
-const OWNERS_ALONE: [&str; 7] = [
+const OWNERS_ALONE: [&str; 10] = [
     "drop table outbox.log",
     "alter table outbox.log_0 add column more text",
     "create table outbox.more (n int)",
     "drop function outbox.uuid_v7()",
     "alter table outbox.relay owner to current_user",
     "select outbox.make_roles('some')",
+    "update outbox.audit set actor = 'somebody else'",
+    "delete from outbox.audit",
+    "truncate outbox.audit",
     "insert into outbox._sqlx_migrations select * from outbox._sqlx_migrations",
 ];
 
@@ -160,6 +163,7 @@ async fn a_producer_enqueues_and_declares_and_reads_no_message() {
                 "select * from outbox.inbox_parked",
                 "select * from outbox.inbox_blocked",
                 "select outbox.analyze_log(0)",
+                "select outbox.forget_audit('1 day')",
             ],
         )
         .await;
@@ -245,6 +249,8 @@ async fn a_relay_relays_parks_and_empties_and_enqueues_nothing() {
                 "insert into outbox.consumer (name) values ('c')",
                 "select * from outbox.inbox_parked",
                 "delete from outbox.inbox_blocked",
+                "select * from outbox.audit",
+                "select outbox.forget_audit('1 day')",
                 "select * from effect",
             ],
         )
@@ -438,9 +444,11 @@ async fn an_owner_rebases_and_nobody_else() {
         let pool = roles.pool(role).await;
         for refused in [
             rebase::plan(&pool).await.map(drop),
-            rebase::rebase(&pool, patience).await.map(drop),
+            rebase::rebase(&pool, patience, "ann").await.map(drop),
             rebase::check_same_xids(&pool).await,
-            rebase::accept_same_xids(&pool, patience).await.map(drop),
+            rebase::accept_same_xids(&pool, patience, "ann")
+                .await
+                .map(drop),
         ] {
             let error = refused.unwrap_err();
             let why = format!("is not a member of {}_owner", roles.prefix);
@@ -455,7 +463,7 @@ async fn an_owner_rebases_and_nobody_else() {
         format!("revoke temporary on database {name} from public"),
     )
     .await;
-    let error = rebase::rebase(&pool, patience).await.unwrap_err();
+    let error = rebase::rebase(&pool, patience, "ann").await.unwrap_err();
     assert!(error.to_string().contains("grant temporary"), "{error}");
     let grant = format!(
         "grant temporary on database {name} to {}_owner",
@@ -463,11 +471,13 @@ async fn an_owner_rebases_and_nobody_else() {
     );
     execute(&world.pool, grant).await;
     assert_eq!(rebase::plan(&pool).await.unwrap().messages, 1);
-    let done = rebase::rebase(&pool, patience).await.unwrap();
+    let done = rebase::rebase(&pool, patience, "ann").await.unwrap();
     assert_eq!(done.messages, 1);
     execute(&world.pool, foreign.to_owned()).await;
     rebase::check_same_xids(&pool).await.unwrap();
-    rebase::accept_same_xids(&pool, patience).await.unwrap();
+    rebase::accept_same_xids(&pool, patience, "ann")
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -74,7 +74,12 @@ async fn authorizing_and_releasing_conforms() {
         telemetry: telemetry.expect("telemetry"),
         shutdown: shutdown.clone(),
     };
-    let service = payment_service::run(config, Arc::clone(&broker), process);
+    let service = payment_service::run(
+        config,
+        chassis::http::auth::Auth::open(),
+        Arc::clone(&broker),
+        process,
+    );
     let service = tokio::spawn(service);
     let options = database.options().expect("options");
     let relay = Relay::new(options, Arc::clone(&broker), Default::default());

@@ -125,7 +125,7 @@ impl Fields {
         }
     }
 
-    fn optional_text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub(crate) fn optional_text(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let text = |value| match value {
             Value::String(text) => Some(text),
             _ => None,

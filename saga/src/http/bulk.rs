@@ -1,7 +1,7 @@
 //! `/bulk-operations`: one intervention for many sagas.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderMap, StatusCode, header::LOCATION},
     response::{IntoResponse, Response},
@@ -10,6 +10,7 @@ use sqlx::PgPool;
 
 use crate::{
     http::{
+        actor::Actor,
         body::{Fields, RawBody, idempotency_key},
         house::{House, RawId, RawQuery, in_task, keep},
         operations::missing_key,
@@ -32,7 +33,7 @@ const PER_SECOND: i32 = 10;
 /// They are found now and taken one after another. With `dry_run` the answer counts them and says
 /// what would become of the oldest twenty.
 #[utoipa::path(post, path = "/bulk-operations", tag = "operations",
-    operation_id = "create_bulk_operation",
+    operation_id = "create_bulk_operation", security(("bearer" = ["admin"])),
     params(params::Asking, params::Key),
     request_body = params::BulkBody,
     responses(
@@ -43,6 +44,7 @@ const PER_SECOND: i32 = 10;
 pub(crate) async fn create(
     State(house): State<House>,
     query: RawQuery,
+    actor: Option<Extension<Actor>>,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<Response, Problem> {
@@ -52,10 +54,12 @@ pub(crate) async fn create(
         return Err(missing_key());
     }
     let mut fields = Fields::parse(&headers, body)?;
+    let what = fields.what()?;
+    let actor = Actor::of(actor, &mut fields)?;
     let request = BulkRequest {
-        what: fields.what()?,
+        what,
         selection: fields.selection()?,
-        actor: fields.text("actor")?,
+        actor: actor.name,
         reason: fields.text("reason")?,
         per_second: fields.number("per_second")?.unwrap_or(PER_SECOND),
         allow_changed: fields.yes_or_no("allow_changed")?,
@@ -69,7 +73,9 @@ pub(crate) async fn create(
             return Ok(Json(expected).into_response());
         }
         let mut tx = house.pool.begin_with(BEGIN).await?;
-        let (Created::First(bulk) | Created::Again(bulk)) = bulk::create(&mut tx, &request).await?;
+        let role = actor.role.as_deref();
+        let created = bulk::create_as(&mut tx, &request, role).await?;
+        let (Created::First(bulk) | Created::Again(bulk)) = created;
         tx.commit().await?;
         let location = [(LOCATION, format!("/v1/bulk-operations/{}", bulk.id))];
         Ok((StatusCode::ACCEPTED, location, Json(bulk)).into_response())
@@ -133,24 +139,27 @@ pub(crate) async fn items(
 ///
 /// Sagas that have had no turn yet are left alone.
 #[utoipa::path(post, path = "/bulk-operations/{id}/cancel", tag = "operations",
-    operation_id = "cancel_bulk_operation", params(params::Id),
+    operation_id = "cancel_bulk_operation", security(("bearer" = ["admin"])), params(params::Id),
     request_body = params::CancelBody,
     responses((status = 200, description = "How far it came", body = Bulk)))]
 pub(crate) async fn cancel(
     State(house): State<House>,
     id: RawId,
     query: RawQuery,
+    actor: Option<Extension<Actor>>,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<Json<Bulk>, Problem> {
     let id = saga_id(id)?;
     Pairs::new(query)?.nothing_left()?;
     let mut fields = Fields::parse(&headers, body)?;
-    let (actor, reason) = (fields.text("actor")?, fields.text("reason")?);
+    let actor = Actor::of(actor, &mut fields)?;
+    let reason = fields.text("reason")?;
     fields.nothing_left()?;
     in_task(async move {
         let mut tx = house.pool.begin_with(BEGIN).await?;
-        let bulk = bulk::cancel(&mut tx, id, &actor, &reason).await?;
+        let role = actor.role.as_deref();
+        let bulk = bulk::cancel_as(&mut tx, id, &actor.name, &reason, role).await?;
         tx.commit().await?;
         Ok(Json(bulk))
     })

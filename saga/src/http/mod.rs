@@ -3,8 +3,9 @@
 //! What passes here: reads, and what people do ([`operator`](crate::operator)). Promised: a bad
 //! request is a problem (RFC 9457) that names the field; a page of a list costs the same however
 //! far down it is; a write runs to its end whether or not the client waits. Not promised: a frozen
-//! list; a saga that starts meanwhile is on no later page. **Nobody is asked who he is**: the actor
-//! is whoever the request says, so keep these routes where only operators come. If we die here, a
+//! list; a saga that starts meanwhile is on no later page. **Nobody is asked who he is here**:
+//! the actor is the [`Actor`] whom the service in front has put into the request, and else whoever the body
+//! says; then keep these routes where only operators come. If we die here, a
 //! write is there as a whole or not at all, and the same request under the same key tells.
 //!
 //! | path | answers |
@@ -16,14 +17,14 @@
 //! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said). With `Accept: text/event-stream` it goes on live |
 //! | `GET /sagas/{id}/messages` | each command and reply with topic, attempt and op_key, as the history tells; `after`, `limit` as above |
 //! | `GET /sagas/{id}/graph` | the definition with the way the saga has taken; `format` `mermaid` (unless said) or `svg` |
-//! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `actor`, `reason`, `expected_seq`; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
+//! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `reason`, `expected_seq`, and `actor` where nobody is known; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
 //! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
 //! | `GET /definitions` | every version with its open and ended sagas; looks at each saga |
 //! | `GET /locks` | claimed resources by name, who holds and who waits; `resource`, `saga_id`, `waiting` (true or false), `limit` (1–200, 50 unless said), `cursor` |
 //! | `GET /bulk-operations` | the newest hundred |
 //! | `POST /bulk-operations` | 202, `Location`. As an operation, with `selection` (the filters below, or `{"all": true}`), `per_second` (10 unless said), `allow_changed`, `expected_count`; `?dry_run=true` counts and says what would become of the oldest twenty |
 //! | `GET /bulk-operations/{id}`, `…/items` | how far it is; each saga with its result: `result`, `after`, `limit` |
-//! | `POST /bulk-operations/{id}/cancel` | `actor`, `reason`; who had no turn yet is left alone |
+//! | `POST /bulk-operations/{id}/cancel` | `reason`, `actor` as above; who had no turn yet is left alone |
 //!
 //! Filters: `definition`, `version`, `status`, `business_key`, `business_key_prefix`,
 //! `tag=name:value`, `waiting_for`, `stuck_for` (`90s`, `10m`, `2h`, `7d`), `created_after`,
@@ -46,6 +47,7 @@ mod query;
 mod table;
 mod view;
 
+mod actor;
 mod body;
 mod house;
 mod params;
@@ -59,6 +61,7 @@ mod messages;
 mod operations;
 mod routes;
 
+pub use actor::Actor;
 pub use locks::Locks;
 pub use problem::Kind;
 pub use query::{AnomalyKind, GraphFormat, GroupBy};

@@ -1,10 +1,11 @@
 //! `POST /sagas/{id}/operations`: what a person wants of one saga.
 
-use axum::{Json, extract::State, http::HeaderMap, response::IntoResponse};
+use axum::{Extension, Json, extract::State, http::HeaderMap, response::IntoResponse};
 
 use crate::{
     Error,
     http::{
+        actor::Actor,
         body::{Fields, RawBody, idempotency_key, if_match},
         house::{House, RawId, RawQuery, etag, in_task},
         params,
@@ -34,20 +35,23 @@ pub(crate) async fn intervene(
     State(house): State<House>,
     id: RawId,
     query: RawQuery,
+    actor: Option<Extension<Actor>>,
     headers: HeaderMap,
     body: RawBody,
 ) -> Result<impl IntoResponse, Problem> {
     let id = saga_id(id)?;
     let dry_run = dry_run(Pairs::new(query)?)?;
     let seen = if_match(&headers)?;
-    let request = request(&headers, body, seen, dry_run)?;
+    let (request, role) = request(&headers, actor, body, seen, dry_run)?;
     let outcome = in_task(async move {
         let mut tx = house.pool.begin_with(BEGIN).await?;
         if !dry_run && !operator::claim_key(&mut tx, id, &request.idempotency_key).await? {
             tx.rollback().await?;
             return Err(Problem::InProgress);
         }
-        let outcome = operator::intervene(&mut tx, &house.coordinator, id, &request).await?;
+        let role = role.as_deref();
+        let outcome =
+            operator::intervene_as(&mut tx, &house.coordinator, id, &request, role).await?;
         match outcome {
             Outcome::DryRun(_) => tx.rollback().await?,
             Outcome::Done(_) | Outcome::Repeated(_) => tx.commit().await?,
@@ -65,12 +69,14 @@ pub(crate) async fn intervene(
     Ok((etag(view.intervened.seq), Json(view)))
 }
 
+/// What is asked, and the role of whoever asks.
 fn request(
     headers: &HeaderMap,
+    actor: Option<Extension<Actor>>,
     body: RawBody,
     seen: Option<i64>,
     dry_run: bool,
-) -> Result<Request, Problem> {
+) -> Result<(Request, Option<String>), Problem> {
     let idempotency_key = idempotency_key(headers)?;
     // A question may be asked as often as one likes.
     if idempotency_key.is_none() && !dry_run {
@@ -83,9 +89,10 @@ fn request(
         let detail = "says something else than If-Match";
         return Err(Problem::content("expected_seq", detail));
     }
+    let actor = Actor::of(actor, &mut fields)?;
     let request = Request {
         what,
-        actor: fields.text("actor")?,
+        actor: actor.name,
         reason: fields.text("reason")?,
         expected_seq: seen.or(expected_seq),
         idempotency_key: idempotency_key.unwrap_or_default(),
@@ -95,7 +102,7 @@ fn request(
     request
         .check()
         .map_err(|error: Error| Problem::from(error))?;
-    Ok(request)
+    Ok((request, actor.role))
 }
 
 pub(crate) fn missing_key() -> Problem {

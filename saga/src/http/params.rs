@@ -175,9 +175,10 @@ pub(crate) struct OperationBody {
     /// With `migrate`: the version.
     #[schema(minimum = 1)]
     to: Option<i32>,
-    /// Who wants it.
+    /// Who wants it. Needed only where nobody is asked who he is; else it is the caller, whatever
+    /// stands here.
     #[schema(min_length = 1, max_length = 200)]
-    actor: String,
+    actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
     reason: String,
@@ -202,9 +203,10 @@ pub(crate) struct BulkBody {
     /// As with one saga.
     #[schema(minimum = 1)]
     to: Option<i32>,
-    /// Who wants it.
+    /// Who wants it. Needed only where nobody is asked who he is; else it is the caller, whatever
+    /// stands here.
     #[schema(min_length = 1, max_length = 200)]
-    actor: String,
+    actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
     reason: String,
@@ -253,9 +255,10 @@ pub(crate) struct BulkSelection {
 #[schema(as = BulkCancellation, example = json!({"actor": "ann", "reason": "the wrong sagas"}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelBody {
-    /// Who.
+    /// Who. Needed only where nobody is asked who he is; else it is the caller, whatever
+    /// stands here.
     #[schema(min_length = 1, max_length = 200)]
-    actor: String,
+    actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
     reason: String,

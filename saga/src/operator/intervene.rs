@@ -1,6 +1,8 @@
 //! One intervention in one saga.
 
+use outbox::audit::{self, Author};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::PgTransaction;
 use tracing::{Instrument, info, info_span};
 use utoipa::ToSchema;
@@ -98,6 +100,44 @@ pub struct Commanded {
 /// [`Error::NotAllowed`], [`Error::UnknownDefinition`] where this replica lacks the saga's version:
 /// nothing is written then, and the transaction may go on. Any other: it must be rolled back.
 pub async fn intervene(
+    tx: &mut PgTransaction<'_>,
+    coordinator: &Coordinator,
+    saga_id: Uuid,
+    request: &Request,
+) -> Result<Outcome, Error> {
+    intervene_as(tx, coordinator, saga_id, request, None).await
+}
+
+/// As [`intervene`], for somebody who was asked who he is: his role is recorded too.
+///
+/// # Errors
+///
+/// As [`intervene`].
+pub async fn intervene_as(
+    tx: &mut PgTransaction<'_>,
+    coordinator: &Coordinator,
+    saga_id: Uuid,
+    request: &Request,
+    role: Option<&str>,
+) -> Result<Outcome, Error> {
+    let outcome = intervene_silently(tx, coordinator, saga_id, request).await?;
+    if let Outcome::Done(done) = &outcome {
+        let author = Author::new(&request.actor)
+            .because(&request.reason)
+            .with_role(role);
+        let action = format!("saga.{}", request.what.name());
+        // Not the reply of a step that was completed by hand: that is payload.
+        let details = json!({
+            "step": request.what.step(), "seq": done.seq, "status": done.status,
+            "idempotency_key": request.idempotency_key,
+        });
+        audit::record(tx, &author, &action, &format!("sagas/{saga_id}"), details).await?;
+    }
+    Ok(outcome)
+}
+
+/// Without a row in the audit: for what follows from something that has one.
+pub(crate) async fn intervene_silently(
     tx: &mut PgTransaction<'_>,
     coordinator: &Coordinator,
     saga_id: Uuid,

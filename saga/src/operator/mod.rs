@@ -4,7 +4,8 @@
 //! timers. Promised: who did what, when and why is in the saga's history; a request under one
 //! idempotency key is carried out once, however often and by however many it is sent; with an
 //! `expected_seq` it is carried out on what the person saw, or not at all; a dry run decides the
-//! same and writes nothing. Not promised: that a dry run's answer still holds a moment later; give
+//! same and writes nothing. What a person did is in `outbox.audit` too, in the same transaction: of
+//! a bulk operation that it was asked for and stopped; each of its sagas tells the rest. Not promised: that a dry run's answer still holds a moment later; give
 //! its `seq` along. If we die here, the transaction is rolled back, and the same request does it
 //! then.
 
@@ -18,7 +19,7 @@ pub(crate) mod table;
 pub mod bulk;
 
 pub use allowed::{AllowedOperation, allowed_operations};
-pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene};
+pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene, intervene_as};
 pub use request::Request;
 pub(crate) use request::check_key;
 pub use selection::Selection;

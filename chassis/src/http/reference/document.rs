@@ -2,19 +2,26 @@
 
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, InfoBuilder, License, OpenApi, Ref, RefOr, Response,
     ResponseBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::http::auth::{SCHEME, unless_said};
 use crate::http::problem::{FieldError, ProblemBody};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 /// The tag of what answers browsers: their problems are pages as well.
 const PAGES: &str = "pages";
 
-/// Adds the title, and to each operation the problems that its kind of request can meet.
+/// How callers say who they are.
+const WHO: &str = "A token of --auth-tokens, or a JWT. Its role must be the one named or a higher one: viewer, \
+                   operator, admin. A browser sends it in the cookie recompense_token. A service that asks nobody \
+                   who he is needs none.";
+
+/// Adds the title, who may call, and to each operation the problems that its kind of request can meet.
 pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version: &str) {
     let mut license = License::new("Apache-2.0");
     license.identifier = Some("Apache-2.0".to_owned());
@@ -28,11 +35,25 @@ pub(super) fn complete(document: &mut OpenApi, name: &str, about: &str, version:
     let schemas = &mut components.schemas;
     schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
     schemas.insert(FieldError::name().into_owned(), FieldError::schema());
-    for operation in document.paths.paths.values_mut().flat_map(operations) {
-        add_problems(operation);
-        for parameter in operation.parameters.iter_mut().flatten() {
-            if let RefOr::T(parameter) = parameter {
-                parameter.schema = parameter.schema.take().map(never_null);
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let scheme = SecurityScheme::Http(scheme.description(Some(WHO)).build());
+    components
+        .security_schemes
+        .insert(SCHEME.to_owned(), scheme.into());
+    for item in document.paths.paths.values_mut() {
+        if let Some(get) = &mut item.get {
+            require(get, "GET");
+        }
+        if let Some(head) = &mut item.head {
+            require(head, "HEAD");
+        }
+        for operation in operations(item) {
+            require(operation, "");
+            add_problems(operation);
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter {
+                    parameter.schema = parameter.schema.take().map(never_null);
+                }
             }
         }
     }
@@ -70,6 +91,24 @@ fn never_null(schema: RefOr<Schema>) -> RefOr<Schema> {
     }
 }
 
+/// Says who may call, where the route does not say it itself.
+fn require(operation: &mut Operation, method: &str) {
+    let said = operation.security.take();
+    let unsaid = || {
+        vec![SecurityRequirement::new(
+            SCHEME,
+            [unless_said(method).as_str()],
+        )]
+    };
+    operation.security = Some(said.unwrap_or_else(unsaid));
+}
+
+/// Whether everybody may call it.
+fn is_public(operation: &Operation) -> bool {
+    let said = operation.security.as_deref().unwrap_or_default();
+    said.is_empty() || said.contains(&SecurityRequirement::default())
+}
+
 /// The operations of a path.
 pub(super) fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [
@@ -97,6 +136,10 @@ fn add_problems(operation: &mut Operation) {
             "400",
             "A part of the request is not readable or out of range",
         ));
+    }
+    if !is_public(operation) {
+        missing.push(("401", "Who asks is not known"));
+        missing.push(("403", "Who asks may not do that"));
     }
     if in_path {
         missing.push(("404", "There is no such thing"));

@@ -11,7 +11,8 @@
 //! | `/problems`, `/problems/{slug}` | what the `type` of a problem means: `docs/problems.md` |
 //!
 //! **Promised**: a route that is served is described, these and the probes among them; each
-//! description names the problems that its kind of request can meet. **Not promised**: that a
+//! description names the problems that its kind of request can meet, and who may call: what it says of
+//! that is what is enforced ([`auth`](crate::http::auth)). **Not promised**: that a
 //! schema says all that is checked; some rules only a problem tells.
 
 mod document;
@@ -20,5 +21,5 @@ mod problems;
 mod routes;
 
 pub use problems::{Section, sections};
-pub use routes::described;
+pub use routes::{Described, described};
 pub use utoipa_axum::router::OpenApiRouter;

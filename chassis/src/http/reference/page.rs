@@ -3,6 +3,8 @@
 use askama::Template;
 use serde_json::Value;
 
+use crate::http::auth::SCHEME;
+
 /// The page of an API.
 #[derive(Template)]
 #[template(path = "docs.html")]
@@ -26,6 +28,8 @@ struct Operation {
     id: String,
     summary: String,
     description: String,
+    /// The least role that may call it; empty if everybody may.
+    role: String,
     parameters: Vec<Parameter>,
     body: Option<Content>,
     responses: Vec<Answer>,
@@ -119,6 +123,7 @@ impl Operation {
             id: text(&described["operationId"]),
             summary: text(&described["summary"]),
             description: text(&described["description"]),
+            role: text(&described["security"][0][SCHEME][0]),
             parameters: parameters.map(Parameter::of).collect(),
             body: content(&described["requestBody"]),
             responses: responses

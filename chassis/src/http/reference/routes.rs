@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::http::auth::{Access, Policy};
 use crate::http::problem::Problem;
 use crate::http::reference::document::complete;
 use crate::http::reference::page::Page;
@@ -20,6 +21,42 @@ const STYLE: &str = include_str!("../../../templates/style.css");
 const POLICY: &str = "default-src 'none'; style-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
+/// A router with what its description says of who may call it.
+#[derive(Debug, Clone)]
+pub struct Described {
+    pub(in crate::http) router: Router,
+    pub(in crate::http) policy: Policy,
+}
+
+impl Described {
+    /// Which route needs which role.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether everybody may call every route.
+    pub(in crate::http) fn is_public(&self) -> bool {
+        self.policy
+            .routes()
+            .all(|(_, _, access)| access == Access::Public)
+    }
+}
+
+/// Without a description: where callers are asked who they are, nobody may call it.
+impl From<Router> for Described {
+    fn from(router: Router) -> Self {
+        let policy = Policy::default();
+        Self { router, policy }
+    }
+}
+
+impl From<Described> for Router {
+    fn from(described: Described) -> Self {
+        described.router
+    }
+}
+
 /// The document and the page, ready to be sent.
 #[derive(Clone, Default)]
 struct Reference {
@@ -29,7 +66,7 @@ struct Reference {
 
 /// The router, with the routes that describe it, in the service's name. Call it when all its
 /// routes are there.
-pub fn described(name: &str, about: &str, version: &str, router: OpenApiRouter) -> Router {
+pub fn described(name: &str, about: &str, version: &str, router: OpenApiRouter) -> Described {
     let own = OpenApiRouter::<Reference>::new()
         .routes(routes!(document))
         .routes(routes!(page))
@@ -40,19 +77,23 @@ pub fn described(name: &str, about: &str, version: &str, router: OpenApiRouter) 
     let (router, mut document) = router.split_for_parts();
     document.merge(described);
     complete(&mut document, name, about, version);
+    let policy = Policy::of(&document);
     let json = serde_json::to_value(&document).unwrap_or_default();
     let page = Page::of(&json).render().unwrap_or_default();
     let reference = Reference {
         document: json.to_string().into(),
         page: page.into(),
     };
-    router.merge(own.with_state(reference))
+    Described {
+        router: router.merge(own.with_state(reference)),
+        policy,
+    }
 }
 
 /// This API, for programs
 ///
 /// OpenAPI 3.1, generated from the code of the routes.
-#[utoipa::path(get, path = "/openapi.json", tag = "about", operation_id = "openapi",
+#[utoipa::path(get, path = "/openapi.json", tag = "about", operation_id = "openapi", security(()),
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json",
         body = serde_json::Value)))]
 async fn document(State(reference): State<Reference>) -> Response {
@@ -64,7 +105,7 @@ async fn document(State(reference): State<Reference>) -> Response {
 }
 
 /// This API, for people
-#[utoipa::path(get, path = "/docs", tag = "about", operation_id = "docs",
+#[utoipa::path(get, path = "/docs", tag = "about", operation_id = "docs", security(()),
     responses((status = 200, description = "A page without script", content_type = "text/html",
         body = String)))]
 async fn page(State(reference): State<Reference>) -> Response {
@@ -72,7 +113,7 @@ async fn page(State(reference): State<Reference>) -> Response {
 }
 
 /// How the pages look
-#[utoipa::path(get, path = "/docs/style.css", tag = "about", operation_id = "style",
+#[utoipa::path(get, path = "/docs/style.css", tag = "about", operation_id = "style", security(()),
     responses((status = 200, description = "The style sheet", content_type = "text/css",
         body = String)))]
 async fn style() -> Response {
@@ -85,7 +126,7 @@ async fn style() -> Response {
 }
 
 /// What problems there are
-#[utoipa::path(get, path = "/problems", tag = "about", operation_id = "problems",
+#[utoipa::path(get, path = "/problems", tag = "about", operation_id = "problems", security(()),
     responses((status = 200, description = "A page without script", content_type = "text/html",
         body = String)))]
 async fn problems() -> Result<Response, Problem> {
@@ -95,7 +136,7 @@ async fn problems() -> Result<Response, Problem> {
 /// What a problem means
 ///
 /// Where the `type` of a problem leads.
-#[utoipa::path(get, path = "/problems/{slug}", tag = "about", operation_id = "problem",
+#[utoipa::path(get, path = "/problems/{slug}", tag = "about", operation_id = "problem", security(()),
     params(("slug" = String, Path, description = "The last part of the type",
         example = "not-found")),
     responses((status = 200, description = "A page without script", content_type = "text/html",

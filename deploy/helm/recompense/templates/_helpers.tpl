@@ -91,6 +91,44 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Whether a service is told who may call: tokens, jwt. Fails where it would not start. */}}
+{{- define "recompense.checkAuth" -}}
+{{- $jwt := .Values.auth.jwt -}}
+{{- $given := len (compact (list $jwt.issuer $jwt.audience $jwt.jwks)) -}}
+{{- if and (gt $given 0) (lt $given 3) -}}
+{{- fail "auth.jwt.issuer, auth.jwt.audience and auth.jwt.jwks belong together: give all three, or none" -}}
+{{- end -}}
+{{- if not (or .Values.auth.tokensSecret (eq $given 3) .Values.auth.insecure) -}}
+{{- fail "nobody would be asked who he is, and the services would not start: set auth.tokensSecret or auth.jwt.*, or auth.insecure=true where something in front asks" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a service is told of who may call: dict root. */}}
+{{- define "recompense.auth" -}}
+{{- with .root.Values.auth.tokensSecret }}
+- name: AUTH_TOKENS
+  value: /etc/recompense/auth/tokens
+{{- end }}
+{{- with .root.Values.auth.jwt }}
+{{- if .issuer }}
+- name: JWT_ISSUER
+  value: {{ .issuer | quote }}
+- name: JWT_AUDIENCE
+  value: {{ .audience | quote }}
+- name: JWT_JWKS
+  value: {{ .jwks | quote }}
+- name: JWT_ALGORITHMS
+  value: {{ .algorithms | quote }}
+- name: JWT_ROLE_CLAIM
+  value: {{ .roleClaim | quote }}
+{{- end }}
+{{- end }}
+{{- if .root.Values.auth.insecure }}
+- name: INSECURE
+  value: "true"
+{{- end }}
+{{- end -}}
+
 {{/* A deployment, what finds it and what keeps one of it: dict root, database, role, name, command, secret, port, env, replicas, resources, ready. */}}
 {{- define "recompense.workload" -}}
 apiVersion: apps/v1
@@ -134,6 +172,9 @@ spec:
           command: [{{ .command | quote }}]
           env:
             {{- include "recompense.environment" . | nindent 12 }}
+            {{- if eq .role "service" }}
+            {{- include "recompense.auth" . | nindent 12 }}
+            {{- end }}
           ports:
             - { name: http, containerPort: {{ .port }} }
           startupProbe:
@@ -159,6 +200,16 @@ spec:
             {{- toYaml .resources | nindent 12 }}
           securityContext:
             {{- include "recompense.containerSecurity" . | nindent 12 }}
+          {{- if and (eq .role "service") .root.Values.auth.tokensSecret }}
+          volumeMounts:
+            # The folder, not the file: a file that is mounted alone stays as it was.
+            - { name: tokens, mountPath: /etc/recompense/auth, readOnly: true }
+      volumes:
+        - name: tokens
+          secret:
+            secretName: {{ .root.Values.auth.tokensSecret }}
+            items: [{ key: tokens, path: tokens }]
+          {{- end }}
 ---
 apiVersion: v1
 kind: Service

@@ -5,12 +5,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
+use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 pub use crate::incoming::parking::sickness::Class;
 use crate::{
     Error,
+    audit::{self, Author},
     incoming::{parking::table, table::begin},
     printable::{self, Payload},
 };
@@ -184,9 +186,20 @@ pub async fn show(pool: &PgPool, id: i64, with_payload: bool) -> Result<Option<S
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn request_replay(pool: &PgPool, id: i64, by: &str) -> Result<Replay, Error> {
-    if table::request(pool, &Filter::default(), Some(id), by).await? > 0 {
-        tracing::info!(id, by, "replay of a parked message requested");
+pub async fn request_replay(
+    pool: &PgPool,
+    id: i64,
+    by: impl Into<Author>,
+) -> Result<Replay, Error> {
+    let by = by.into();
+    let mut tx = begin(pool).await?;
+    let asked = table::request(&mut tx, &Filter::default(), Some(id), &by.to_string()).await?;
+    if asked.iter().any(|asked| asked.is_new) {
+        audit::record(&mut tx, &by, "parked.replay", &subject(id), json!({})).await?;
+    }
+    tx.commit().await?;
+    if !asked.is_empty() {
+        tracing::info!(id, %by, "replay of a parked message requested");
         return Ok(Replay::Requested);
     }
     let Some(place) = table::place(pool, id).await? else {
@@ -202,9 +215,29 @@ pub async fn request_replay(pool: &PgPool, id: i64, by: &str) -> Result<Replay, 
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn request_replay_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64, Error> {
-    let requested = table::request(pool, filter, None, by).await?;
-    tracing::info!(requested, by, "replay of parked messages requested");
+pub async fn request_replay_all(
+    pool: &PgPool,
+    filter: &Filter,
+    by: impl Into<Author>,
+) -> Result<u64, Error> {
+    let by = by.into();
+    let mut tx = begin(pool).await?;
+    let asked = table::request(&mut tx, filter, None, &by.to_string()).await?;
+    let new: Vec<i64> = asked
+        .iter()
+        .filter(|asked| asked.is_new)
+        .map(|asked| asked.id)
+        .collect();
+    if let (Some(first), Some(last)) = (new.iter().min(), new.iter().max()) {
+        let details = json!({
+            "side": "inbox", "class": filter.class, "topic": filter.topic, "consumer": filter.consumer,
+            "messages": new.len(), "first": first, "last": last,
+        });
+        audit::record(&mut tx, &by, "parked.replay", "parked", details).await?;
+    }
+    tx.commit().await?;
+    let requested = asked.len() as u64;
+    tracing::info!(requested, %by, "replay of parked messages requested");
     Ok(requested)
 }
 
@@ -213,7 +246,8 @@ pub async fn request_replay_all(pool: &PgPool, filter: &Filter, by: &str) -> Res
 /// # Errors
 ///
 /// [`Error::Database`].
-pub async fn discard(pool: &PgPool, id: i64, by: &str) -> Result<Discard, Error> {
+pub async fn discard(pool: &PgPool, id: i64, by: impl Into<Author>) -> Result<Discard, Error> {
+    let by = by.into();
     let Some(place) = table::place(pool, id).await? else {
         return Ok(Discard::NotParked);
     };
@@ -223,9 +257,13 @@ pub async fn discard(pool: &PgPool, id: i64, by: &str) -> Result<Discard, Error>
         tx.rollback().await?;
         return Ok(Discard::NotParked);
     }
-    table::release(&mut tx, &place, by).await?;
+    table::release(&mut tx, &place, &by.to_string()).await?;
+    let details = json!({
+        "message_id": place.message_id, "topic": place.topic, "consumer": place.consumer,
+    });
+    audit::record(&mut tx, &by, "parked.discard", &subject(id), details).await?;
     tx.commit().await?;
-    tracing::warn!(id, by, consumer = place.consumer, message_id = %place.message_id,
+    tracing::warn!(id, %by, consumer = place.consumer, message_id = %place.message_id,
         "discarded a parked message");
     Ok(Discard::Discarded)
 }
@@ -235,7 +273,12 @@ pub async fn discard(pool: &PgPool, id: i64, by: &str) -> Result<Discard, Error>
 /// # Errors
 ///
 /// [`Error::Database`]; those discarded before it stay discarded.
-pub async fn discard_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64, Error> {
+pub async fn discard_all(
+    pool: &PgPool,
+    filter: &Filter,
+    by: impl Into<Author>,
+) -> Result<u64, Error> {
+    let by = by.into();
     let mut ids = Vec::new();
     loop {
         let page = table::list(pool, filter, ids.last().copied().unwrap_or(0), 1_000).await?;
@@ -247,9 +290,14 @@ pub async fn discard_all(pool: &PgPool, filter: &Filter, by: &str) -> Result<u64
     let mut discarded = 0;
     // The last of a key first: a head that went before its followers would have them handled.
     for id in ids.into_iter().rev() {
-        discarded += u64::from(discard(pool, id, by).await? == Discard::Discarded);
+        discarded += u64::from(discard(pool, id, &by).await? == Discard::Discarded);
     }
     Ok(discarded)
+}
+
+/// As people name it.
+fn subject(id: i64) -> String {
+    format!("parked/inbox-{id}")
 }
 
 /// JSON has no bytes.

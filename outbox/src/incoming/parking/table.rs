@@ -245,26 +245,41 @@ pub(crate) async fn put_back(
     Ok(())
 }
 
-/// Asks for those of the messages that are not behind another of their key. Returns how many are
-/// asked for now, those asked for before included.
+/// A message that is asked for.
+pub(crate) struct Asked {
+    pub(crate) id: i64,
+    /// Nobody had asked for it before.
+    pub(crate) is_new: bool,
+}
+
+/// Asks for those of the messages that are not behind another of their key. Returns what is asked
+/// for now, that which was before included.
 pub(crate) async fn request(
-    pool: &PgPool,
+    tx: &mut PgTransaction<'_>,
     filter: &Filter,
     only: Option<i64>,
     by: &str,
-) -> Result<u64, Error> {
-    let requested = sqlx::query!(
-        "update outbox.inbox_parked as parked
-         set replay_at = coalesce(replay_at, now()), replay_by = coalesce(replay_by, $6)
-         where ($1::text is null or consumer = $1)
-           and ($2::text is null or topic = $2)
-           and ($3::bytea is null or key = $3)
-           and ($4::text is null or class = $4)
-           and ($5::bigint is null or id = $5)
-           and (class <> 'blocked' or not exists (
-                   select from outbox.inbox_parked as earlier
-                   where earlier.consumer = parked.consumer and earlier.topic = parked.topic
-                     and earlier.key = parked.key and earlier.id < parked.id))",
+) -> Result<Vec<Asked>, Error> {
+    Ok(sqlx::query_as!(
+        Asked,
+        r#"update outbox.inbox_parked as parked
+           set replay_at = coalesce(parked.replay_at, now()),
+               replay_by = coalesce(parked.replay_by, $6)
+           from (select id, replay_at is null as is_new from outbox.inbox_parked as candidate
+                 where ($1::text is null or consumer = $1)
+                   and ($2::text is null or topic = $2)
+                   and ($3::bytea is null or key = $3)
+                   and ($4::text is null or class = $4)
+                   and ($5::bigint is null or id = $5)
+                   and (class <> 'blocked' or not exists (
+                           select from outbox.inbox_parked as earlier
+                           where earlier.consumer = candidate.consumer
+                             and earlier.topic = candidate.topic
+                             and earlier.key = candidate.key and earlier.id < candidate.id))
+                 order by id
+                 for update) as asked
+           where parked.id = asked.id
+           returning parked.id, asked.is_new as "is_new!""#,
         filter.consumer.as_deref(),
         filter.topic.as_deref(),
         filter.key.as_deref(),
@@ -272,9 +287,8 @@ pub(crate) async fn request(
         only,
         by,
     )
-    .execute(pool)
-    .await?;
-    Ok(requested.rows_affected())
+    .fetch_all(&mut **tx)
+    .await?)
 }
 
 /// The first parked message of the key.

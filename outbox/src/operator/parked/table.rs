@@ -260,3 +260,24 @@ pub(in crate::operator) async fn ahead_of_cursor(
     .fetch_all(pool)
     .await?)
 }
+
+/// What a parked message is called.
+pub(in crate::operator) struct Name {
+    pub(in crate::operator) message_id: Uuid,
+    pub(in crate::operator) topic: String,
+    pub(in crate::operator) kind: String,
+}
+
+/// What a parked message is called, if there is one of this number.
+pub(in crate::operator) async fn name(
+    connection: &mut PgConnection,
+    seq: i64,
+) -> Result<Option<Name>, Error> {
+    Ok(sqlx::query_as!(
+        Name,
+        "select message_id, topic, kind from outbox.parked where seq = $1",
+        seq,
+    )
+    .fetch_optional(connection)
+    .await?)
+}

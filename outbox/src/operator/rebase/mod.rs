@@ -49,9 +49,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{PgConnection, PgPool};
 
-use crate::Error;
+use crate::{
+    Error,
+    audit::{self, Author},
+};
 use table::Found;
 
 /// How long to wait for a lock, unless told: writers who come meanwhile wait behind it.
@@ -162,7 +166,7 @@ pub async fn plan(pool: &PgPool) -> Result<Plan, Error> {
 
 /// Makes a cursor for this cluster. What may not have been acknowledged is appended anew, in its order, with the
 /// message ids it had; the rest of the log is emptied. Relays may start afterwards. Writers wait meanwhile: half
-/// a minute for a million messages on two busy cores. Of each lock it waits at most `patience`.
+/// a minute for a million messages on two busy cores. Of each lock it waits at most `patience`. `by` says who wants it.
 ///
 /// # Errors
 ///
@@ -170,7 +174,11 @@ pub async fn plan(pool: &PgPool) -> Result<Plan, Error> {
 /// somebody uses the log, or the user does not own the schema. [`Error::Database`]: nothing was changed either,
 /// unless the connection was lost at the commit; then repeat it, and it says that there is nothing to rebase if it
 /// was done.
-pub async fn rebase(pool: &PgPool, patience: Duration) -> Result<Rebased, Error> {
+pub async fn rebase(
+    pool: &PgPool,
+    patience: Duration,
+    by: impl Into<Author>,
+) -> Result<Rebased, Error> {
     let mut tx = pool
         .begin_with("begin isolation level read committed")
         .await?;
@@ -202,12 +210,15 @@ pub async fn rebase(pool: &PgPool, patience: Duration) -> Result<Rebased, Error>
     table::append(&mut tx, numbers.are_given_twice()).await?;
     let numbers = table::first_and_last(&mut tx).await?;
     let written = table::write_cursor(&mut tx, &snapshot, floor).await?;
+    let dropped = held.log - messages;
+    let details = json!({ "origin": origin, "messages": messages, "dropped": dropped, "epoch": written.epoch });
+    audit::record(&mut tx, &by.into(), "log.rebase", "outbox", details).await?;
     tx.commit().await?;
     Ok(Rebased {
         origin,
         messages,
         topics,
-        dropped: held.log - messages,
+        dropped,
         numbers,
         epoch: written.epoch,
         paused: written.paused,
@@ -235,7 +246,11 @@ pub async fn check_same_xids(pool: &PgPool) -> Result<(), Error> {
 ///
 /// [`Error::NotRebased`] and nothing was changed: as [`rebase`], and where the cursor or a message has a
 /// transaction id that this cluster has not reached, so that the ids cannot be the same.
-pub async fn accept_same_xids(pool: &PgPool, patience: Duration) -> Result<Accepted, Error> {
+pub async fn accept_same_xids(
+    pool: &PgPool,
+    patience: Duration,
+    by: impl Into<Author>,
+) -> Result<Accepted, Error> {
     let mut tx = pool
         .begin_with("begin isolation level read committed")
         .await?;
@@ -246,6 +261,15 @@ pub async fn accept_same_xids(pool: &PgPool, patience: Duration) -> Result<Accep
         .map_err(|error| busy(error, RELAY_BUSY))?;
     same_xids(&mut tx).await?;
     let accepted = table::write_identifier(&mut tx).await?;
+    let details = json!({ "epoch": accepted.epoch });
+    audit::record(
+        &mut tx,
+        &by.into(),
+        "log.accept_same_xids",
+        "outbox",
+        details,
+    )
+    .await?;
     tx.commit().await?;
     Ok(accepted)
 }

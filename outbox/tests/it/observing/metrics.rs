@@ -90,7 +90,7 @@ pub(super) async fn everything(telemetry: &Telemetry) {
         (1_503.0..1_700.0).contains(&n)
     })
     .await;
-    operator::resume(&world.pool).await.unwrap();
+    operator::resume(&world.pool, "ann").await.unwrap();
     until_metric(telemetry, "outbox_paused ", |paused| paused == 0.0).await;
     until_metric(telemetry, "outbox_backlog_messages ", |n| n == 0.0).await;
     world.wait_for_effects(&[1, 2, 6, 7, 8]).await;

@@ -261,7 +261,7 @@ async fn a_relay_that_is_missing_hangs_or_is_paused_is_noticed() {
         "{finding:?}"
     );
     assert_eq!(finding.fix, ["recompense outbox resume"]);
-    outbox::operator::resume(pool).await.unwrap();
+    outbox::operator::resume(pool, "ann").await.unwrap();
     is_ok(pool, "pause", limits).await;
 }
 
@@ -288,7 +288,9 @@ async fn a_cursor_of_another_cluster_is_noticed() {
         assert_eq!(finding.fix, ["recompense outbox rebase"]);
     }
     // It mends what it says.
-    outbox::operator::rebase::rebase(pool, SOON).await.unwrap();
+    outbox::operator::rebase::rebase(pool, SOON, "ann")
+        .await
+        .unwrap();
     is_ok(pool, "cursor_origin", limits).await;
 }
 

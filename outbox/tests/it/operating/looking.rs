@@ -369,9 +369,9 @@ async fn a_pause_is_set_once_and_ended_once_beside_a_working_leader() {
         operator::status(&world.pool).await.unwrap().paused,
         Some(first.clone())
     );
-    let resumed = operator::resume(&world.pool).await.unwrap();
+    let resumed = operator::resume(&world.pool, "ann").await.unwrap();
     assert_eq!(resumed, Resumed::Resumed(first));
-    let resumed = operator::resume(&world.pool).await.unwrap();
+    let resumed = operator::resume(&world.pool, "ann").await.unwrap();
     assert_eq!(resumed, Resumed::NotPaused);
     assert_eq!(
         world.count("select epoch from outbox.relay").await,

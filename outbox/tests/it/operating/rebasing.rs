@@ -25,7 +25,7 @@ use crate::{
 const FOREIGN: &str = "update outbox.relay set system_identifier = 1";
 
 async fn rebased(pool: &PgPool) -> Rebased {
-    rebase::rebase(pool, SOON).await.unwrap()
+    rebase::rebase(pool, SOON, "ann").await.unwrap()
 }
 
 /// Why it was refused.
@@ -176,7 +176,7 @@ async fn what_the_stored_snapshots_do_not_prove_acknowledged_is_appended_anew_an
     );
     assert_eq!(world.count("select count(*) from outbox.parked").await, 2);
 
-    let again = refusal(rebase::rebase(pool, SOON).await);
+    let again = refusal(rebase::rebase(pool, SOON, "ann").await);
     assert!(again.contains("nothing to rebase"), "{again}");
     let again = refusal(rebase::plan(pool).await);
     assert!(again.contains("nothing to rebase"), "{again}");
@@ -335,7 +335,7 @@ async fn a_writer_who_commits_while_the_rebase_waits_for_the_log_is_not_lost() {
         .unwrap();
 
     let (own, patience) = (pool.clone(), SOON);
-    let rebase = tokio::spawn(async move { rebase::rebase(&own, patience).await });
+    let rebase = tokio::spawn(async move { rebase::rebase(&own, patience, "ann").await });
     somebody_waits(pool).await;
     // Transactions begin and end above the rebase's own.
     for n in 0..20 {
@@ -376,7 +376,7 @@ async fn of_two_rebases_at_once_one_is_done_and_the_other_finds_nothing() {
         .unwrap();
     let start = || {
         let own = pool.clone();
-        tokio::spawn(async move { rebase::rebase(&own, SOON).await })
+        tokio::spawn(async move { rebase::rebase(&own, SOON, "ann").await })
     };
     let (one, other) = (start(), start());
     testbed::until(SOON, "both wait", async || {
@@ -419,7 +419,7 @@ async fn a_rebase_killed_before_its_commit_has_changed_nothing() {
     let lock = sqlx::query("select pg_advisory_lock(4711)");
     lock.execute(&mut gate).await.unwrap();
     let own = pool.clone();
-    let rebase = tokio::spawn(async move { rebase::rebase(&own, SOON).await });
+    let rebase = tokio::spawn(async move { rebase::rebase(&own, SOON, "ann").await });
     somebody_waits(pool).await;
     let killed = "select count(*) from (
                       select pg_terminate_backend(pid) as killed from pg_stat_activity
@@ -443,8 +443,8 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     world.send(&[world.message("k", 1)]).await;
     for native in [
         refusal(rebase::plan(pool).await),
-        refusal(rebase::rebase(pool, PATIENCE).await),
-        refusal(accept_same_xids(pool, PATIENCE).await),
+        refusal(rebase::rebase(pool, PATIENCE, "ann").await),
+        refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         refusal(check_same_xids(pool).await),
     ] {
         assert!(native.contains("nothing to rebase"), "{native}");
@@ -464,8 +464,8 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     run(pool, FOREIGN).await;
     for alive in [
         refusal(rebase::plan(pool).await),
-        refusal(rebase::rebase(pool, PATIENCE).await),
-        refusal(accept_same_xids(pool, PATIENCE).await),
+        refusal(rebase::rebase(pool, PATIENCE, "ann").await),
+        refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         refusal(check_same_xids(pool).await),
     ] {
         assert!(alive.contains("holds the lease for another"), "{alive}");
@@ -485,7 +485,7 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
         .await
         .unwrap();
     let before = state(pool).await;
-    let busy = refusal(rebase::rebase(pool, short).await);
+    let busy = refusal(rebase::rebase(pool, short, "ann").await);
     assert!(busy.contains("still open"), "{busy}");
     assert!(rebase::plan(pool).await.is_ok(), "a plan waits for nobody");
     writer.rollback().await.unwrap();
@@ -493,8 +493,8 @@ async fn a_rebase_is_refused_where_it_is_not_needed_or_not_safe() {
     let lock = sqlx::query("select from outbox.relay for update");
     lock.execute(&mut *holder).await.unwrap();
     for busy in [
-        refusal(rebase::rebase(pool, short).await),
-        refusal(accept_same_xids(pool, short).await),
+        refusal(rebase::rebase(pool, short, "ann").await),
+        refusal(accept_same_xids(pool, short, "ann").await),
     ] {
         assert!(busy.contains("the relay's row"), "{busy}");
     }
@@ -529,7 +529,7 @@ async fn a_cluster_whose_ids_were_set_back_is_rebased_too_and_a_pause_stands() {
         (done.origin, done.messages, done.paused),
         (Origin::Rewound, 1, true)
     );
-    outbox::operator::resume(&world.pool).await.unwrap();
+    outbox::operator::resume(&world.pool, "ann").await.unwrap();
     let relay = world.relay(Config::default());
     let mut oracle = world.oracle();
     oracle.wait_for(1).await;
@@ -565,7 +565,7 @@ async fn with_the_same_xids_only_the_identifier_is_accepted_and_only_if_they_can
         run(pool, ahead).await;
         for refused in [
             refusal(check_same_xids(pool).await),
-            refusal(accept_same_xids(pool, PATIENCE).await),
+            refusal(accept_same_xids(pool, PATIENCE, "ann").await),
         ] {
             assert!(refused.contains("has not reached"), "{refused}");
         }
@@ -580,7 +580,7 @@ async fn with_the_same_xids_only_the_identifier_is_accepted_and_only_if_they_can
                   from outbox.relay";
     let stands: String = sqlx::query_scalar(cursor).fetch_one(pool).await.unwrap();
     let epoch = world.count("select epoch from outbox.relay").await;
-    let accepted = accept_same_xids(pool, PATIENCE).await.unwrap();
+    let accepted = accept_same_xids(pool, PATIENCE, "ann").await.unwrap();
     assert_eq!(accepted.epoch, epoch + 1);
     let after: String = sqlx::query_scalar(cursor).fetch_one(pool).await.unwrap();
     assert_eq!(after, stands, "the cursor is where it was");

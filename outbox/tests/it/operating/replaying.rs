@@ -15,7 +15,9 @@ use crate::{
 
 /// Runs a replay to its end and returns how many it enqueued, in how many pages.
 async fn replay_all(pool: &PgPool, selection: Selection, new_ids: bool) -> (u64, usize) {
-    let mut replay = Replay::begin(pool, selection, new_ids).await.unwrap();
+    let mut replay = Replay::begin(pool, selection, new_ids, "ann")
+        .await
+        .unwrap();
     let (mut messages, mut pages) = (0, 0);
     while let Some(page) = replay.page().await.unwrap() {
         messages += page.messages;
@@ -249,7 +251,7 @@ async fn a_replay_ends_though_messages_come_all_the_time_and_goes_on_where_it_fa
     )
     .await;
     publish(pool).await;
-    let mut replay = Replay::begin(pool, Selection::default(), true)
+    let mut replay = Replay::begin(pool, Selection::default(), true, "ann")
         .await
         .unwrap();
     assert_eq!(replay.until_seq(), 12_000);
@@ -302,7 +304,7 @@ async fn the_log_is_not_emptied_while_it_is_replayed() {
     let mut session = sqlx::PgConnection::connect_with(&world.database.options().unwrap())
         .await
         .unwrap();
-    let mut replay = Replay::begin(pool, Selection::default(), false)
+    let mut replay = Replay::begin(pool, Selection::default(), false, "ann")
         .await
         .unwrap();
     assert!(

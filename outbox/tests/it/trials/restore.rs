@@ -167,7 +167,7 @@ async fn is_restored_and_rebased(ids: Ids) {
 
     let done = loop {
         // A writer may sit on a lock for a while.
-        match rebase::rebase(&copied.pool, HEALED).await {
+        match rebase::rebase(&copied.pool, HEALED, "ann").await {
             Err(Error::NotRebased(why)) if why.contains("in use") => println!("{why}"),
             done => break done.unwrap(),
         }

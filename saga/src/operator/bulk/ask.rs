@@ -1,6 +1,8 @@
 //! Asking for a bulk operation, looking first, and stopping it.
 
+use outbox::audit::{self, Author};
 use serde::Serialize;
+use serde_json::json;
 use sqlx::{PgPool, PgTransaction};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -111,6 +113,19 @@ impl BulkRequest {
 /// [`Error::Request`], [`Error::KeyReused`], [`Error::CountChanged`], or the database's. The transaction must be rolled back
 /// then.
 pub async fn create(tx: &mut PgTransaction<'_>, request: &BulkRequest) -> Result<Created, Error> {
+    create_as(tx, request, None).await
+}
+
+/// As [`create`], for somebody who was asked who he is: his role is recorded too.
+///
+/// # Errors
+///
+/// As [`create`].
+pub async fn create_as(
+    tx: &mut PgTransaction<'_>,
+    request: &BulkRequest,
+    role: Option<&str>,
+) -> Result<Created, Error> {
     request.check()?;
     check_key(&request.idempotency_key)?;
     let hash = request.hash()?;
@@ -135,6 +150,13 @@ pub async fn create(tx: &mut PgTransaction<'_>, request: &BulkRequest) -> Result
             present: count,
         });
     }
+    let author = Author::new(&request.actor)
+        .because(&request.reason)
+        .with_role(role);
+    let details = json!({
+        "operation": request.what.name(), "selection": request.selection, "sagas": count,
+    });
+    audit::record(tx, &author, "bulk.create", &subject(id), details).await?;
     let bulk = table::show(&mut **tx, id).await?;
     Ok(Created::First(bulk.ok_or(Error::UnknownBulk(id))?))
 }
@@ -190,11 +212,33 @@ pub async fn cancel(
     actor: &str,
     reason: &str,
 ) -> Result<Bulk, Error> {
+    cancel_as(tx, id, actor, reason, None).await
+}
+
+/// As [`cancel`], for somebody who was asked who he is: his role is recorded too.
+///
+/// # Errors
+///
+/// As [`cancel`].
+pub async fn cancel_as(
+    tx: &mut PgTransaction<'_>,
+    id: Uuid,
+    actor: &str,
+    reason: &str,
+    role: Option<&str>,
+) -> Result<Bulk, Error> {
     check_author(actor, reason)?;
-    table::cancel(tx, id, actor, reason).await?;
+    if table::cancel(tx, id, actor, reason).await? {
+        let author = Author::new(actor).because(reason).with_role(role);
+        audit::record(tx, &author, "bulk.cancel", &subject(id), json!({})).await?;
+    }
     table::show(&mut **tx, id)
         .await?
         .ok_or(Error::UnknownBulk(id))
+}
+
+fn subject(id: Uuid) -> String {
+    format!("bulk-operations/{id}")
 }
 
 fn because(error: Error) -> String {

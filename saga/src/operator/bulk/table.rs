@@ -119,14 +119,14 @@ pub(super) async fn oldest_sagas(
     Ok(sql.build_query_scalar().fetch_all(pool).await?)
 }
 
-/// Stops it, unless it has ended.
+/// Stops it, unless it has ended. Whether it did.
 pub(super) async fn cancel(
     tx: &mut PgTransaction<'_>,
     id: Uuid,
     actor: &str,
     reason: &str,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+) -> Result<bool, sqlx::Error> {
+    let stopped = sqlx::query!(
         "update saga.bulk set status = 'cancelled', ended_at = clock_timestamp(),
                 cancelled_by = $2, cancel_reason = $3
          where id = $1 and status = 'running'",
@@ -136,7 +136,7 @@ pub(super) async fn cancel(
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(stopped.rows_affected() > 0)
 }
 
 /// A bulk operation whose row we hold.

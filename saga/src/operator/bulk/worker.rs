@@ -16,7 +16,7 @@ use crate::{
             ItemResult,
             table::{self, Running, Turn},
         },
-        intervene,
+        intervene::intervene_silently,
     },
     table as sagas, telemetry,
 };
@@ -107,7 +107,7 @@ impl Bulks {
     ) -> Result<Worked, Error> {
         let request = request(bulk, turn);
         let (result, detail) =
-            match intervene(&mut tx, &self.coordinator, turn.saga_id, &request).await {
+            match intervene_silently(&mut tx, &self.coordinator, turn.saga_id, &request).await {
                 Ok(_) => (ItemResult::Done, None),
                 // Nothing was written: the result goes into the same transaction.
                 Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
