@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::shop;
+use crate::shop::{self, Guarded};
 
 /// One service's questions.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -59,4 +59,12 @@ async fn no_service_answers_otherwise_than_it_is_described() {
     for department in house.shop.departments() {
         fuzz(department.plan.service, &department.service_url, &[]).await;
     }
+    let guarded = Guarded::start(&house).await;
+    let header = format!("Authorization: Bearer {}", guarded.token);
+    fuzz(
+        "a guarded order-service",
+        &guarded.url,
+        &["--header", &header],
+    )
+    .await;
 }

@@ -9,7 +9,7 @@ use testbed::until;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::shop::{self, SOON};
+use crate::shop::{self, Guarded, SOON};
 
 /// The whole walk. It waits twice for a payment that never answers.
 const WALK: Duration = Duration::from_secs(240);
@@ -41,41 +41,53 @@ async fn park_something_hostile(shop: &shop::House) {
 }
 
 /// Where `./testbed/install-tools browser` has put what drives the browser.
-fn walk() -> PathBuf {
+fn script() -> PathBuf {
     testbed::target_folder().join("tools/browser/walk.mjs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_on_call_finds_their_way() {
+async fn a_person_on_call_finds_their_way_known_or_not() {
     let house = shop::shop().await;
     park_something_hostile(&house).await;
+    // The pictures for the README are of the one where nobody is asked, and so are made last.
+    let guarded = Guarded::start(&house).await;
+    walk(&guarded.url, Some(&guarded.token), 13).await;
+    park_something_hostile(&house).await;
+    walk(&house.shop.orders.service_url, None, 12).await;
+}
+
+/// The walk, which has so many steps.
+async fn walk(base: &str, token: Option<&str>, steps: usize) {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("browser/walk.mjs");
-    let walk = walk();
-    let ready = walk.with_file_name("node_modules").is_dir();
+    let script = script();
+    let ready = script.with_file_name("node_modules").is_dir();
     assert!(ready, "run ./testbed/install-tools browser first");
-    std::fs::copy(source, &walk).expect("the walk is there");
+    std::fs::copy(source, &script).expect("the walk is there");
     let shots = testbed::target_folder().join("screenshots");
     std::fs::create_dir_all(&shots).expect("a folder for pictures");
-    let walking = Command::new("node")
-        .arg(&walk)
-        .env("BASE", &house.shop.orders.service_url)
+    let mut walking = Command::new("node");
+    walking
+        .arg(&script)
+        .env("BASE", base)
         .env("SHOTS", &shots)
         .env("MALICE", MALICE)
         .env("CHROMIUM", chromium())
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let walked = timeout(WALK, walking).await.expect("the walk ends in time");
-    let walked = walked.expect("node runs");
+        .kill_on_drop(true);
+    if let Some(token) = token {
+        walking.env("TOKEN", token);
+    }
+    let walked = timeout(WALK, walking.output()).await;
+    let walked = walked.expect("the walk ends in time").expect("node runs");
     let told = String::from_utf8_lossy(&walked.stdout);
     let wrong = String::from_utf8_lossy(&walked.stderr);
+    let shots = shots.display();
     assert!(
         walked.status.success(),
-        "{told}\n{wrong}\npictures are in {}",
-        shots.display()
+        "{told}\n{wrong}\npictures are in {shots}"
     );
     // A walk that ends early is none.
-    assert!(told.matches("ok  ").count() == 12, "{told}");
+    assert_eq!(told.matches("ok  ").count(), steps, "{told}");
 }
 
 fn chromium() -> String {

@@ -4,15 +4,18 @@
 //! Scenarios share it; a test that hurts it has it alone.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::time::Duration;
 
+use chassis::http::auth::{Role, mint};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tempfile::NamedTempFile;
 use testbed::shop::{Department, Options};
-use testbed::{Kafka, Shop, until};
+use testbed::{Kafka, Process, Shop, free_port, until};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
@@ -474,4 +477,41 @@ pub(crate) fn counted(metrics: &str, name: &str, labels: &[&str]) -> f64 {
         named.then(|| value.parse::<f64>().ok()).flatten()
     });
     series.sum()
+}
+
+/// One more order-service of the shop, which asks callers who they are.
+pub(crate) struct Guarded {
+    pub(crate) url: String,
+    /// Of an admin.
+    pub(crate) token: String,
+    _process: Process,
+    _file: NamedTempFile,
+}
+
+impl Guarded {
+    pub(crate) async fn start(house: &House) -> Guarded {
+        let minted = mint("ann", Role::Admin, None).expect("a token");
+        let mut file = NamedTempFile::new().expect("a file");
+        writeln!(file, "{}", minted.line).expect("it is written");
+        let others = house.shop.departments().into_iter().skip(1);
+        let others = others.map(|other| format!("{}={}", other.plan.service, other.service_url));
+        let port = free_port();
+        let process = Process::new("order-service").expect("the program");
+        let mut process = process
+            .env("DATABASE_URL", &house.shop.orders.database_url)
+            .env("KAFKA_BROKERS", house.kafka.bootstrap())
+            .env("LISTEN", format!("127.0.0.1:{port}"))
+            .env("STEP_TIMEOUT", STEP_TIMEOUT)
+            .env("AUTH_TOKENS", file.path().display().to_string())
+            .env("DASHBOARD_NEIGHBOURS", others.collect::<Vec<_>>().join(","));
+        process.start().expect("a guarded order-service starts");
+        let url = format!("http://127.0.0.1:{port}");
+        process.wait_ready(&url).await.expect("it is ready");
+        Guarded {
+            url,
+            token: minted.token,
+            _process: process,
+            _file: file,
+        }
+    }
 }
