@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use crate::{
     outbox::Common,
     print::{self, Table, confirm},
+    progress::Progress,
 };
 
 /// Makes the cursor anew in a database that was restored from a dump, so that relays read it.
@@ -58,7 +59,8 @@ async fn rebase(pool: &PgPool, arguments: &Arguments) -> Result<()> {
         plan.messages, plan.dropped
     );
     confirm(&what, arguments.yes)?;
-    let done = rebase::rebase(pool, PATIENCE).await?;
+    let progress = Progress::of("rebasing", arguments.common.is_json());
+    let done = progress.during(rebase::rebase(pool, PATIENCE)).await?;
     match arguments.common.is_json() {
         true => print::json(&done),
         false => show_done(&done),

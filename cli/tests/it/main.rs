@@ -2,11 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+// What the others stand on.
+mod room;
+mod served;
+mod terminal;
+
 mod acting;
+mod completing;
+mod following;
 mod looking;
 mod migrating;
 mod parked;
 mod refusing;
 mod roles;
-mod room;
 mod sagas;
+mod tokens;
+mod waiting;
+mod watching;

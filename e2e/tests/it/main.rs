@@ -26,3 +26,5 @@ mod gateway;
 mod trials;
 
 mod observe;
+
+mod traced;
