@@ -10,8 +10,8 @@ RUN cargo build --release --locked --features outbox/relay-bin \
           target/release/notification-service /programs/
 
 FROM debian:bookworm-slim
-# curl asks the services how they are, for the health checks of compose.
-RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/* \
+# curl asks the services how they are, for the health checks of compose; the certificates are for `recompense` over https.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home recompense
 COPY --from=build /programs/ /usr/local/bin/
 USER recompense

@@ -36,7 +36,7 @@ Exit status: 0 done; 1 refused or failed, and `migrate status` where something i
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Brings schemas of a database up to date, or says what that would do.
-    Migrate(migrate::Arguments),
+    Migrate(Box<migrate::Arguments>),
     /// Looks into an outbox, and asks things of it.
     #[command(subcommand)]
     Outbox(outbox::Command),
@@ -56,7 +56,7 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments: Arguments = chassis::config::parse();
     let result = match arguments.command {
-        Command::Migrate(arguments) => migrate::run(arguments).await,
+        Command::Migrate(arguments) => migrate::run(*arguments).await,
         Command::Outbox(command) => outbox::run(command).await,
         Command::Inbox(command) => inbox::run(command).await,
         Command::Saga(command) => saga::run(command).await,

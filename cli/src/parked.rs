@@ -263,7 +263,9 @@ async fn replay<W: Side>(arguments: ReplayArguments<W>) -> Result<ExitCode> {
     if !wait.wait {
         return arguments.print_total(&total, "asked for");
     }
-    let tried = arguments.until_all_are_tried(&pool, &wait, selected).await?;
+    let tried = arguments
+        .until_all_are_tried(&pool, &wait, selected)
+        .await?;
     let parked = arguments.which.count(&pool).await?;
     total.parked = Some(parked);
     arguments.print_total(&total, "asked for")?;

@@ -183,9 +183,9 @@ impl Service {
     ) -> Result<Response> {
         let request = self.streams.get(self.at(path, query)?);
         let request = request.header(ACCEPT, "text/event-stream");
-        let request = last
-            .into_iter()
-            .fold(request, |request, last| request.header("Last-Event-ID", last));
+        let request = last.into_iter().fold(request, |request, last| {
+            request.header("Last-Event-ID", last)
+        });
         let answer = self.asked(request).await?;
         match answer.status().is_success() {
             true => Ok(answer),
@@ -228,7 +228,9 @@ impl Service {
     async fn asked(&self, request: RequestBuilder) -> Result<Response> {
         let away = || {
             let place = self.place();
-            Failure::Away(format!("the service at {place} does not answer; check --url"))
+            Failure::Away(format!(
+                "the service at {place} does not answer; check --url"
+            ))
         };
         // Its own text has the URL once more, with whatever is in it.
         let answer = request.send().await.map_err(reqwest::Error::without_url);

@@ -89,21 +89,26 @@ mod tests {
     #[tokio::test]
     async fn it_looks_until_there_is_something_and_once_at_least() {
         let mut looks = 0;
-        let seen = wait(Duration::from_secs(30)).until(async || {
+        let (long, none) = (wait(Duration::from_secs(30)), wait(Duration::ZERO));
+        let seen = long.until(async || {
             looks += 1;
             Ok((looks == 3).then_some("it"))
         });
         assert_eq!((seen.await.unwrap(), looks), (Some("it"), 3));
-        let seen = wait(Duration::ZERO).until(async || Ok(Some(1)));
+        let seen = none.until(async || Ok(Some(1)));
         assert_eq!(seen.await.unwrap(), Some(1));
     }
 
     #[tokio::test]
     async fn it_ends_in_time_and_with_what_does_not_pass() {
-        let nothing = wait(Duration::from_millis(120)).until(async || Ok(None::<()>));
+        let (short, long) = (
+            wait(Duration::from_millis(120)),
+            wait(Duration::from_secs(30)),
+        );
+        let nothing = short.until(async || Ok(None::<()>));
         assert_eq!(nothing.await.unwrap(), None);
         let mut looks = 0;
-        let seen = wait(Duration::from_secs(30)).until(async || {
+        let seen = long.until(async || {
             looks += 1;
             match looks {
                 1 => Err(Failure::Away("away".to_owned()).into()),

@@ -172,9 +172,13 @@ mod tests {
             let lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
             let lines: Vec<Value> = lines.collect();
             assert_eq!(lines.len(), 3);
-            assert_eq!((&lines[0]["n"], lines[0].get("trace_id")), (&0.into(), None));
+            assert_eq!(
+                (&lines[0]["n"], lines[0].get("trace_id")),
+                (&0.into(), None)
+            );
             assert_eq!(lines[1]["message"], "inside, \"quoted\"}");
-            let ids = |name: &str| [&lines[1][name], &lines[2][name]].map(|id| id.as_str().unwrap());
+            let ids =
+                |name: &str| [&lines[1][name], &lines[2][name]].map(|id| id.as_str().unwrap());
             assert_eq!(ids("trace_id"), [TRACE, TRACE]);
             let [outer, inner] = ids("span_id");
             assert!(outer != inner && outer.len() == 16, "{outer} {inner}");

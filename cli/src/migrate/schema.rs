@@ -135,7 +135,9 @@ impl Schema {
     }
 
     fn compare(self, applied: Vec<Applied>) -> Vec<Standing> {
-        let applied = applied.into_iter().map(|applied| (applied.version, applied));
+        let applied = applied
+            .into_iter()
+            .map(|applied| (applied.version, applied));
         let mut applied: HashMap<i64, Applied> = applied.collect();
         let known = self.migrations().into_iter().map(|migration| {
             let before = applied.remove(&migration.version);

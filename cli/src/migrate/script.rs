@@ -54,7 +54,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         script.push(format!("\n-- {name}\n"));
         script.push(table::make_history(&name, &schema.history()));
-        if let Some(bits) = arguments.partition_bits.filter(|_| *schema == Schema::Outbox) {
+        if let Some(bits) = arguments
+            .partition_bits
+            .filter(|_| *schema == Schema::Outbox)
+        {
             script.push(table::set(outbox::PARTITION_BITS, bits));
         }
         let migrations = schema.migrations().into_iter();

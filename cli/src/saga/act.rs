@@ -233,7 +233,8 @@ fn came(operation: &str, saga: &Value) -> Came {
         }
         ("pause", _) => {
             let mut steps = saga["steps"].as_array().into_iter().flatten();
-            let is_under_way = |step: &Value| ["reply", "probe"].contains(&&*text(&step["waiting"]));
+            let is_under_way =
+                |step: &Value| ["reply", "probe"].contains(&&*text(&step["waiting"]));
             match steps.any(is_under_way) {
                 true => Came::NotYet,
                 false => Came::AsAsked,
@@ -318,6 +319,9 @@ mod tests {
         assert_eq!(paused("person"), Came::AsAsked);
         assert!(is_otherwise(of("pause", "completed")));
         // And nothing else happens then.
-        assert!(is_otherwise(came("cancel", &saga("compensating", "person", true))));
+        assert!(is_otherwise(came(
+            "cancel",
+            &saga("compensating", "person", true)
+        )));
     }
 }

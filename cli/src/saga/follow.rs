@@ -79,8 +79,9 @@ impl Place<'_> {
     /// Shows one stream to its end.
     async fn watch(&mut self, service: &Service, id: &str) -> Result<()> {
         let last = self.shown.to_string();
-        let answer = service.stream(&["sagas", id, "events"], Vec::new(), Some(&last));
-        let mut events = Events::of(answer.await?);
+        let path = ["sagas", id, "events"];
+        let answer = service.stream(&path, Vec::new(), Some(&last)).await?;
+        let mut events = Events::of(answer);
         while let Some(told) = events.next().await? {
             if told.name != "recorded" {
                 continue;

@@ -67,7 +67,12 @@ pub(crate) struct EventsArguments {
     after: i64,
 
     /// How many at most, up to 1000.
-    #[arg(long, default_value_t = 200, value_name = "NUMBER", conflicts_with = "follow")]
+    #[arg(
+        long,
+        default_value_t = 200,
+        value_name = "NUMBER",
+        conflicts_with = "follow"
+    )]
     limit: u32,
 
     /// Go on with what happens, until the saga has ended or you press Ctrl-C. One line an event.

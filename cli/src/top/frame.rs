@@ -103,7 +103,11 @@ impl Frame {
         let Some(outbox) = &look.outbox else { return };
         let (status, lag) = (&outbox["status"], &outbox["lag"]);
         let backlog = &status["backlog"];
-        let about = if backlog["exact"] == true { "" } else { "about " };
+        let about = if backlog["exact"] == true {
+            ""
+        } else {
+            "about "
+        };
         self.section(format!(
             "outbox: {about}{} messages wait{}",
             backlog["messages"],
@@ -160,7 +164,13 @@ impl Frame {
         };
         let mut table = Table::new(["saga", "definition", "key", "since", "reason"]);
         for saga in items(parked) {
-            let cells = ["id", "definition", "business_key", "updated_at", "parked_reason"];
+            let cells = [
+                "id",
+                "definition",
+                "business_key",
+                "updated_at",
+                "parked_reason",
+            ];
             table.row(cells.map(|name| text(&saga[name])));
         }
         if !table.is_empty() {
@@ -230,20 +240,28 @@ mod tests {
     fn busy() -> Look {
         Look {
             at: Instant::now(),
-            statuses: Some(json!({"total": 12, "groups": [{"value": "running", "count": 10},
-                {"value": "parked", "count": 2}]})),
-            waiting: Some(json!({"groups": [{"value": "reply", "count": 9}, {"value": null, "count": 2},
-                {"value": "person", "count": 1}]})),
-            parked_sagas: Some(json!({"items": [{"id": "s", "definition": "trip", "business_key": "k",
-                "updated_at": "then", "parked_reason": "no answer"}]})),
+            statuses: Some(
+                json!({"total": 12, "groups": [{"value": "running", "count": 10},
+                {"value": "parked", "count": 2}]}),
+            ),
+            waiting: Some(
+                json!({"groups": [{"value": "reply", "count": 9}, {"value": null, "count": 2},
+                {"value": "person", "count": 1}]}),
+            ),
+            parked_sagas: Some(
+                json!({"items": [{"id": "s", "definition": "trip", "business_key": "k",
+                "updated_at": "then", "parked_reason": "no answer"}]}),
+            ),
             anomalies: Some(json!({"items": []})),
             outbox: Some(json!({
                 "status": {"lease": null, "epoch": 7, "paused": {"since": "then", "by": "ann"},
                     "backlog": {"messages": 3, "exact": true}, "oldest_unpublished_seconds": 90.0},
                 "lag": {"at_least": true, "topics": [{"topic": "orders", "messages": 3, "oldest_seconds": 0.5}]},
             })),
-            parked: Some(json!({"total": 1, "items": [{"id": "outbox-3", "class": "poison", "topic": "t",
-                "reason": "too large", "parked_seconds": 5.0}]})),
+            parked: Some(
+                json!({"total": 1, "items": [{"id": "outbox-3", "class": "poison", "topic": "t",
+                "reason": "too large", "parked_seconds": 5.0}]}),
+            ),
         }
     }
 
@@ -301,7 +319,10 @@ anomalies: none";
     fn while_a_service_is_away_what_was_seen_last_stays() {
         assert_eq!(frame(None, None).texts()[1], "asking …");
         let trouble = Some((Duration::from_millis(2_700), "refused"));
-        assert_eq!(frame(None, trouble).texts()[1], "no answer for 2.0s: refused");
+        assert_eq!(
+            frame(None, trouble).texts()[1],
+            "no answer for 2.0s: refused"
+        );
         let both = frame(Some(&busy()), trouble);
         assert_eq!(both.lines[1].0, Tone::Bad);
         assert!(both.texts().contains(&"sagas: 12".to_owned()));
@@ -317,6 +338,9 @@ anomalies: none";
             ..busy()
         };
         let told = frame(Some(&look), None).texts().join("\n");
-        assert!(!told.contains("saga") && told.contains("outbox: 3"), "{told}");
+        assert!(
+            !told.contains("saga") && told.contains("outbox: 3"),
+            "{told}"
+        );
     }
 }

@@ -173,7 +173,10 @@ impl View {
                 self.away = None;
             }
             Err(error) => {
-                let since = self.away.take().map_or_else(Instant::now, |(since, _)| since);
+                let since = self
+                    .away
+                    .take()
+                    .map_or_else(Instant::now, |(since, _)| since);
                 self.away = Some((since, format!("{error:#}")));
             }
         }

@@ -237,7 +237,11 @@ mod tests {
         let settings = || -> Termios { tcgetattr(terminal.as_fd()).unwrap() };
         let before = settings();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "top::screen::tests::a_child_panics", "--nocapture"])
+            .args([
+                "--exact",
+                "top::screen::tests::a_child_panics",
+                "--nocapture",
+            ])
             .env(PANICS, "1")
             .stdin(Stdio::from(open()))
             .stdout(Stdio::from(open()))
@@ -259,7 +263,10 @@ mod tests {
         assert_eq!(after.input_modes, before.input_modes);
         drop(terminal);
         let told = reading.join().unwrap();
-        let place = |text: &str| told.find(text).unwrap_or_else(|| panic!("no {text:?}: {told:?}"));
+        let place = |text: &str| {
+            told.find(text)
+                .unwrap_or_else(|| panic!("no {text:?}: {told:?}"))
+        };
         assert!(place("\u{1b}[?1049h") < place("\u{1b}[?1049l"), "{told:?}");
         assert!(place("\u{1b}[?1049l") < place("at the disco"), "{told:?}");
     }

@@ -89,7 +89,10 @@ async fn a_history_is_told_as_it_happens_each_event_once_until_the_end() {
     assert_eq!((none.next().await, none.status().await), (None, Some(0)));
     let mut text = Following::start(&service, &format!("{id} --after {}", last - 1));
     let line = text.next().await.unwrap();
-    assert!(line.starts_with(&last.to_string()) && line.ends_with(" compensated"), "{line}");
+    assert!(
+        line.starts_with(&last.to_string()) && line.ends_with(" compensated"),
+        "{line}"
+    );
     assert_eq!((text.next().await, text.status().await), (None, Some(0)));
 }
 

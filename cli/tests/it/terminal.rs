@@ -84,7 +84,10 @@ impl Terminal {
 
     /// Waits until this has come.
     pub(crate) async fn until(&self, text: &str) {
-        testbed::until(SOON, text, async || self.told().contains(text).then_some(())).await;
+        testbed::until(SOON, text, async || {
+            self.told().contains(text).then_some(())
+        })
+        .await;
     }
 
     /// Waits until this has come once more than before.

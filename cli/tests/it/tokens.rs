@@ -21,7 +21,8 @@ use tokio::{
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig, crypto::ring,
+        ServerConfig,
+        crypto::ring,
         pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     },
 };
@@ -66,7 +67,11 @@ async fn run(mut command: Command, arguments: &str) -> Ran {
         stdout: text(output.stdout),
         stderr: text(output.stderr),
     };
-    assert!(!ran.stdout.contains(SECRET) && !ran.stderr.contains(SECRET), "{}", ran.stderr);
+    assert!(
+        !ran.stdout.contains(SECRET) && !ran.stderr.contains(SECRET),
+        "{}",
+        ran.stderr
+    );
     ran
 }
 
@@ -88,24 +93,39 @@ async fn a_token_goes_along_with_everything_and_is_never_shown() {
     let ran = run(with_token(Some("c4nary-1")), &ls).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     // The file was named for this call, the variable for all.
-    let ran = run(with_token(Some("c4nary-2")), &format!("{ls} --token-file {file}")).await;
+    let ran = run(
+        with_token(Some("c4nary-2")),
+        &format!("{ls} --token-file {file}"),
+    )
+    .await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let top = format!("top --once --interval 1ms --output json --url {url} --token-file {file}");
     let ran = run(with_token(None), &top).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let told = asked.lock().unwrap().clone();
     assert!(told.len() > 10);
-    assert!(told.iter().all(|token| token.as_deref() == Some("Bearer c4nary-1")));
+    assert!(
+        told.iter()
+            .all(|token| token.as_deref() == Some("Bearer c4nary-1"))
+    );
 
     let ran = run(with_token(None), &ls).await;
-    ran.is_refusal("no token", 1, "(401); give a token by --token-file or RECOMPENSE_TOKEN");
+    ran.is_refusal(
+        "no token",
+        1,
+        "(401); give a token by --token-file or RECOMPENSE_TOKEN",
+    );
     let ran = run(with_token(Some("")), &ls).await;
     ran.is_refusal("an empty one is none", 1, "(401); give a token");
     let ran = run(with_token(Some("c4nary-2")), &ls).await;
     ran.is_refusal("a wrong token", 1, "does not accept this token (401)");
     let ran = run(with_token(Some("c4nary-viewer")), &ls).await;
     ran.is_refusal("a weak token", 1, "this needs the role operator (403)");
-    let ran = run(with_token(Some("c4nary-2")), &format!("{top} --output table")).await;
+    let ran = run(
+        with_token(Some("c4nary-2")),
+        &format!("{top} --output table"),
+    )
+    .await;
     assert_eq!(ran.status, Some(2), "given twice: {}", ran.stderr);
     let id = uuid::Uuid::now_v7();
     let follow = format!("saga events {id} --follow --url {url}");
@@ -118,7 +138,11 @@ async fn what_is_no_token_is_refused_without_being_sent() {
     let (url, asked) = service().await;
     let folder = tempfile::tempdir().unwrap();
     let ls = format!("saga ls --url {url}");
-    for (name, content) in [("empty", "\n"), ("two", "c4nary c4nary"), ("bytes", "c4nary\u{7}")] {
+    for (name, content) in [
+        ("empty", "\n"),
+        ("two", "c4nary c4nary"),
+        ("bytes", "c4nary\u{7}"),
+    ] {
         let file = folder.path().join(name);
         fs::write(&file, content).unwrap();
         let with = format!("{ls} --token-file {}", file.display());
@@ -127,7 +151,11 @@ async fn what_is_no_token_is_refused_without_being_sent() {
     }
     let ran = run(with_token(Some("c4nary\nc4nary")), &ls).await;
     ran.is_refusal("two lines", 2, "RECOMPENSE_TOKEN holds none");
-    let ran = run(with_token(None), &format!("{ls} --token-file /nowhere/at/all")).await;
+    let ran = run(
+        with_token(None),
+        &format!("{ls} --token-file /nowhere/at/all"),
+    )
+    .await;
     ran.is_refusal("no file", 1, "cannot read --token-file /nowhere/at/all");
     assert!(asked.lock().unwrap().is_empty());
 }
@@ -137,11 +165,23 @@ async fn a_url_that_is_none_is_said_without_what_it_says_of_who_asks() {
     let (url, _) = service().await;
     let port = url.rsplit(':').next().unwrap();
     for (url, status, says) in [
-        (format!("ftp://127.0.0.1:{port}"), 2, "is no place of a service"),
+        (
+            format!("ftp://127.0.0.1:{port}"),
+            2,
+            "is no place of a service",
+        ),
         ("nonsense".to_owned(), 2, "--url"),
-        ("http://user:c4nary@127.0.0.1:9".to_owned(), 1, "http://127.0.0.1:9 does not answer"),
+        (
+            "http://user:c4nary@127.0.0.1:9".to_owned(),
+            1,
+            "http://127.0.0.1:9 does not answer",
+        ),
         (format!("http://user:c4nary@127.0.0.1:{port}"), 1, "(401)"),
-        (format!("https://127.0.0.1:{port}"), 1, "does not answer; check --url"),
+        (
+            format!("https://127.0.0.1:{port}"),
+            1,
+            "does not answer; check --url",
+        ),
     ] {
         let ran = run(with_token(None), &format!("saga ls --url {url}")).await;
         ran.is_refusal(&url, status, says);
@@ -161,7 +201,10 @@ async fn secure() -> (String, String) {
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // Whoever does not trust us hangs up.
@@ -172,7 +215,11 @@ async fn secure() -> (String, String) {
             let read = stream.read(&mut request).await.unwrap();
             let request = String::from_utf8_lossy(&request[..read]).to_lowercase();
             let is_known = request.contains("authorization: bearer c4nary-1");
-            let status = if is_known { "200 OK" } else { "401 Unauthorized" };
+            let status = if is_known {
+                "200 OK"
+            } else {
+                "401 Unauthorized"
+            };
             let answer = format!(
                 "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\
                  connection: close\r\n\r\n{{\"items\":[]}}"

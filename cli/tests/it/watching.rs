@@ -23,7 +23,9 @@ async fn busy(name: &str) -> Service {
              values (99, gen_random_uuid(), 't', 'k', 'kind', now(), 'held', 'no such topic')",
         )
         .await;
-    service.says(&format!("cancel {one} --reason x --yes")).await;
+    service
+        .says(&format!("cancel {one} --reason x --yes"))
+        .await;
     service
 }
 
@@ -45,12 +47,19 @@ async fn one_frame_needs_no_terminal() {
     ] {
         assert!(text.lines().any(|told| told == line), "{line}: {text}");
     }
-    assert!(text.contains("outbox: 6 messages wait, the oldest for "), "{text}");
+    assert!(
+        text.contains("outbox: 6 messages wait, the oldest for "),
+        "{text}"
+    );
     assert_eq!(column(&text, "topic")[0], "trip.commands");
     assert_eq!(column(&text, "message")[0], "outbox-99");
     assert_eq!(column(&text, "reason")[0], "no such topic");
 
-    let ran = recompense(&service.room.url, once.into_iter().chain(["--output", "json"])).await;
+    let ran = recompense(
+        &service.room.url,
+        once.into_iter().chain(["--output", "json"]),
+    )
+    .await;
     let told: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(told["sagas_by_status"]["total"], 2);
     assert_eq!(told["outbox"]["status"]["backlog"]["messages"], 6);
@@ -88,7 +97,10 @@ async fn it_is_drawn_anew_paused_and_ended_by_a_key() {
     assert_eq!(terminal.ended().await, Some(0));
     let told = terminal.told();
     assert!(told.starts_with(ENTER) && told.ends_with(LEAVE), "{told:?}");
-    assert!(told.rfind("\u{1b}[?25h") > told.rfind("\u{1b}[?25l"), "the cursor is back");
+    assert!(
+        told.rfind("\u{1b}[?25h") > told.rfind("\u{1b}[?25l"),
+        "the cursor is back"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

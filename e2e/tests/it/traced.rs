@@ -122,7 +122,10 @@ async fn an_order_is_one_trace_from_its_request_to_the_last_letter_and_so_is_one
     let made = collector.made();
     assert_eq!(collector.garbage(), 0);
     for (trace, expected) in [(&fulfilled, FULFILLED), (&turned_back, TURNED_BACK)] {
-        let spans: Vec<&Made> = made.iter().filter(|made| trace_of(made) == *trace).collect();
+        let spans: Vec<&Made> = made
+            .iter()
+            .filter(|made| trace_of(made) == *trace)
+            .collect();
         let tree = tree(&spans);
         assert_eq!(
             tree,
@@ -151,7 +154,10 @@ async fn place(client: &Client, order: &Value, ends: &str) -> String {
     until(SOON, "the last letter", async || {
         let letters = client.notifications_of(order.id).await;
         let last = |template: &str| template.ends_with(ends);
-        letters.iter().any(|letter| last(&letter.template)).then_some(())
+        letters
+            .iter()
+            .any(|letter| last(&letter.template))
+            .then_some(())
     })
     .await;
     trace
@@ -176,7 +182,9 @@ fn assert_lines_name(shop: &Shop, trace: &str) {
     ] {
         let log = std::fs::read_to_string(shop.logs().join(format!("{service}.log")));
         let log = log.expect("a log");
-        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         let mut lines = lines.filter(|line: &Value| line["message"] == message);
         assert!(
             lines.any(|line| line["trace_id"] == trace),
@@ -278,7 +286,8 @@ fn difference(expected: &str, found: &str) -> String {
     let only = |mark, these: &str, those: &str| {
         let those: HashSet<_> = those.lines().collect();
         let only = these.lines().filter(|line| !those.contains(line));
-        only.map(|line| format!("{mark} {line}\n")).collect::<String>()
+        only.map(|line| format!("{mark} {line}\n"))
+            .collect::<String>()
     };
     only('-', expected, found) + &only('+', found, expected)
 }

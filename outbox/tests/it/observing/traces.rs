@@ -367,7 +367,8 @@ async fn a_context_that_the_caller_gave_is_the_parent_of_create_where_it_is_reco
     let left = child::run("given", Some(&collector), &[]).await;
     let mut creates = collector.spans();
     creates.retain(|span| span.name.starts_with("create "));
-    creates.sort_by_key(|span| span.parent_span_id != [0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
+    creates
+        .sort_by_key(|span| span.parent_span_id != [0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
     let [below_given, below_request] = &creates[..] else {
         panic!("{creates:#?}")
     };
