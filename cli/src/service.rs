@@ -60,7 +60,9 @@ impl Common {
                 "https" => builder,
                 _ => builder.tls_certs_only([]),
             };
-            builder.build().context("cannot make a client")
+            builder.build().context(
+                "cannot speak https; has this machine certificates? SSL_CERT_FILE names a file of them",
+            )
         };
         Ok(Service {
             url: self.url.clone(),

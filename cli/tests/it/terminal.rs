@@ -18,6 +18,9 @@ use tokio::process::{Child, Command};
 
 use crate::room::SOON;
 
+/// Stands for the end of what was written.
+const END: &str = "-- the end --";
+
 /// A program in a terminal of its own.
 pub(crate) struct Terminal {
     pub(crate) child: Child,
@@ -105,6 +108,11 @@ impl Terminal {
         assert_eq!(after.local_modes, self.before.local_modes);
         assert_eq!(after.input_modes, self.before.input_modes);
         assert_eq!(after.output_modes, self.before.output_modes);
+        // What the program wrote comes before what is written after its end.
+        self.side.write_all(END.as_bytes()).unwrap();
+        self.until(END).await;
+        let told = self.told().replace(END, "");
+        *self.told.lock().unwrap() = told.into_bytes();
         status.code()
     }
 }

@@ -11,7 +11,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -162,6 +162,9 @@ async fn what_is_no_token_is_refused_without_being_sent() {
 
 #[tokio::test]
 async fn a_url_that_is_none_is_said_without_what_it_says_of_who_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let known = folder.path().join("ca.pem");
+    fs::write(&known, self_signed().cert.pem()).unwrap();
     let (url, _) = service().await;
     let port = url.rsplit(':').next().unwrap();
     for (url, status, says) in [
@@ -183,15 +186,20 @@ async fn a_url_that_is_none_is_said_without_what_it_says_of_who_asks() {
             "does not answer; check --url",
         ),
     ] {
-        let ran = run(with_token(None), &format!("saga ls --url {url}")).await;
+        let mut command = with_token(None);
+        command.env("SSL_CERT_FILE", &known);
+        let ran = run(command, &format!("saga ls --url {url}")).await;
         ran.is_refusal(&url, status, says);
     }
 }
 
+fn self_signed() -> CertifiedKey<KeyPair> {
+    generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap()
+}
+
 /// A service that speaks https and says nothing but an empty list.
 async fn secure() -> (String, String) {
-    let names = vec!["localhost".to_owned()];
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
+    let CertifiedKey { cert, signing_key } = self_signed();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -244,8 +252,7 @@ async fn https_is_spoken_with_whom_the_machine_knows() {
     assert_eq!((ran.status, &*ran.stderr), (Some(0), ""), "{}", ran.stdout);
     assert!(ran.stdout.contains("items"));
 
-    let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    fs::write(&file, stranger.cert.pem()).unwrap();
+    fs::write(&file, self_signed().cert.pem()).unwrap();
     let mut unknown = with_token(Some("c4nary-1"));
     unknown.env("SSL_CERT_FILE", &file);
     let ran = run(unknown, &ls).await;
