@@ -13,6 +13,7 @@ use crate::{
 
 /// What to migrate, and where.
 #[derive(Debug, clap::Args)]
+#[group(id = "up")]
 pub(crate) struct Arguments {
     /// The database: `postgres://user:password@host:port/database`. Never printed.
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]

@@ -1,6 +1,6 @@
 //! `recompense migrate`.
 
-use crate::room::{Room, column};
+use crate::room::{Room, column, command, recompense};
 
 #[tokio::test]
 async fn schemas_are_made_in_the_order_given_and_a_repetition_changes_nothing() {
@@ -215,7 +215,9 @@ async fn the_script_does_what_up_does_and_either_goes_on_where_the_other_has_bee
         .await;
     assert!(rest.contains("-- outbox: up to date\n") && rest.contains("create table orders."));
     assert!(!rest.contains("create table outbox.log"));
-    let everything = crate::room::recompense("", ["migrate", "sql", "--all"]).await;
+    // Nobody listens there.
+    let nowhere = "postgres://ann@127.0.0.1:9/nowhere";
+    let everything = recompense(nowhere, ["migrate", "sql", "--all"]).await;
     assert_eq!(everything.status, Some(0), "{}", everything.stderr);
     for schema in [
         "outbox",
@@ -228,8 +230,12 @@ async fn the_script_does_what_up_does_and_either_goes_on_where_the_other_has_bee
         let make = format!("create schema if not exists {schema};");
         assert!(everything.stdout.contains(&make), "{schema}");
     }
-    let nowhere = crate::room::recompense("", ["migrate", "sql"]).await;
-    nowhere.is_refusal("migrate sql", 2, "--database-url");
+    let mut without = command("");
+    without.env_remove("DATABASE_URL").args(["migrate", "sql"]);
+    let without = without.output().await.unwrap();
+    let said = String::from_utf8(without.stderr).unwrap();
+    assert_eq!(without.status.code(), Some(2), "{said}");
+    assert!(said.contains("by --database-url, or --all"), "{said}");
 }
 
 #[tokio::test]

@@ -190,6 +190,9 @@ async fn a_replay_is_waited_for_until_the_message_is_gone_or_parked_again() {
             (ran.status, ran.stdout),
             (Some(3), format!("{sick}: not {done} yet\n"))
         );
+        // So that what comes next is what asks.
+        let asked = "set replay_at = null, replay_by = null";
+        room.run(format!("update {table} {asked}")).await;
         let gone = format!("delete from {table}");
         let (ran, ()) = tokio::join!(
             replay(format!("{sick} --output json")),
