@@ -150,12 +150,12 @@ async fn a_bulk_operation_is_waited_for_and_each_saga_must_have_had_it() {
     );
 }
 
-/// Waits until messages are asked for, and does with them what the relay or the consumer would.
-async fn turn(room: &Room, table: &str, and: &str) {
+/// Waits until so many messages are asked for, and does with them what the relay or the consumer would.
+async fn turn(room: &Room, table: &str, asked_for: i64, and: &str) {
     let asked = format!("select count(*) from {table} where replay_at is not null");
     testbed::until(SOON, "it is asked for", async || {
         let count = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(asked.clone()));
-        (count.fetch_one(&room.pool).await.unwrap() > 0).then_some(())
+        (count.fetch_one(&room.pool).await.unwrap() == asked_for).then_some(())
     })
     .await;
     room.run(and).await;
@@ -179,7 +179,7 @@ async fn a_replay_is_waited_for_until_the_message_is_gone_or_parked_again() {
         );
         let (ran, ()) = tokio::join!(
             replay(format!("{ok} {sick}")),
-            turn(&room, table, &parked_again)
+            turn(&room, table, 2, &parked_again)
         );
         assert_eq!(ran.status, Some(1), "{}", ran.stderr);
         let expected = format!("{ok}: {done}\n{sick}: parked again: still too large\n");
@@ -196,7 +196,7 @@ async fn a_replay_is_waited_for_until_the_message_is_gone_or_parked_again() {
         let gone = format!("delete from {table}");
         let (ran, ()) = tokio::join!(
             replay(format!("{sick} --output json")),
-            turn(&room, table, &gone)
+            turn(&room, table, 1, &gone)
         );
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         let told: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -215,7 +215,7 @@ async fn all_that_is_selected_is_waited_for_with_what_follows_it() {
     let replay = "outbox parked replay --key k --all --yes --wait";
     let heads = "delete from outbox.parked where seq = 10";
     let (ran, ()) = tokio::join!(room.recompense(replay.split(' ')), async {
-        turn(&room, "outbox.parked", heads).await;
+        turn(&room, "outbox.parked", 1, heads).await;
         // Those behind it go by themselves, a little later.
         tokio::time::sleep(Duration::from_millis(300)).await;
         room.run("delete from outbox.parked where key = 'k'").await;
@@ -226,7 +226,7 @@ async fn all_that_is_selected_is_waited_for_with_what_follows_it() {
     let refused = "update outbox.inbox_parked set replay_at = null, replay_by = null";
     let (ran, ()) = tokio::join!(
         room.recompense(replay.split(' ')),
-        turn(&room, "outbox.inbox_parked", refused)
+        turn(&room, "outbox.inbox_parked", 2, refused)
     );
     assert_eq!(ran.status, Some(1));
     assert!(
