@@ -11,7 +11,7 @@ RUN cargo build --release --locked --features outbox/relay-bin \
 
 FROM debian:bookworm-slim
 # curl asks the services how they are, for the health checks of compose; certificates are for the keys of JWTs'
-# issuers, which services fetch by https.
+# issuers and for `recompense` over https.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home recompense
 COPY --from=build /programs/ /usr/local/bin/

@@ -62,7 +62,7 @@ pub(crate) fn explain(error: Error, roles: &str) -> Error {
     match code.as_deref() {
         // undefined_table, invalid_schema_name, undefined_column, undefined_function
         Some("42P01" | "3F000" | "42703" | "42883") => error.context(
-            "this database has no schema outbox, or an older one; run recompense migrate --schema outbox",
+            "this database has no schema outbox, or an older one; run recompense migrate up --schema outbox",
         ),
         // insufficient_privilege
         Some("42501") => error.context(format!(

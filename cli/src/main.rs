@@ -2,33 +2,43 @@
 
 mod arguments;
 mod audit;
+mod completions;
 mod connect;
 mod inbox;
 mod migrate;
 mod outbox;
 mod parked;
 mod print;
+mod progress;
 mod saga;
+mod service;
+mod sse;
 mod token;
+mod top;
+mod wait;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::arguments::Usage;
+use crate::{arguments::Usage, wait::TimedOut};
 
 /// Works on the databases of services built with Recompense.
 #[derive(Debug, Parser)]
-#[command(name = "recompense", version)]
+#[command(name = "recompense", version, after_help = EXIT_STATUS)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 refused or failed, and `migrate status` where something is pending or changed; \
+2 wrong arguments; 3 `--wait` took longer than --timeout, and `outbox doctor` found a problem.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Brings schemas of a database up to date. Safe to repeat, and to run twice at once.
-    Migrate(migrate::Arguments),
+    /// Brings schemas of a database up to date, or says what that would do.
+    Migrate(Box<migrate::Arguments>),
     /// Looks into an outbox, and asks things of it.
     #[command(subcommand)]
     Outbox(outbox::Command),
@@ -43,18 +53,27 @@ enum Command {
     /// Makes tokens for those who call services.
     #[command(subcommand)]
     Token(token::Command),
+    /// How it is going, live: sagas, outbox, what is parked and what should not have happened.
+    Top(top::Arguments),
+    /// Prints a script that completes these commands in a shell.
+    Completions(completions::Arguments),
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Arguments = chassis::config::parse();
     let result = match arguments.command {
-        Command::Migrate(arguments) => migrate::run(arguments).await.map(|()| ExitCode::SUCCESS),
+        Command::Migrate(arguments) => migrate::run(*arguments).await,
         Command::Outbox(command) => outbox::run(command).await,
         Command::Inbox(command) => inbox::run(command).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Audit(arguments) => audit::run(arguments).await,
         Command::Token(command) => token::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Top(arguments) => top::run(arguments).await,
+        Command::Completions(arguments) => {
+            let done = completions::run(&arguments, Arguments::command());
+            done.map(|()| ExitCode::SUCCESS)
+        }
     };
     match result {
         Ok(status) => status,
@@ -62,10 +81,21 @@ async fn main() -> ExitCode {
         Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            match error.is::<Usage>() {
-                true => ExitCode::from(2),
-                false => ExitCode::FAILURE,
+            match () {
+                () if error.is::<Usage>() => ExitCode::from(2),
+                () if error.is::<TimedOut>() => ExitCode::from(3),
+                () => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_make_sense_together() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,7 +1,11 @@
 //! `recompense … parked …`: what both sides of the pipe do with what is parked. A side says which messages
 //! there are and what their replays and discards come to.
 
-use std::process::ExitCode;
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -13,7 +17,14 @@ use sqlx::PgPool;
 use crate::{
     arguments::{Author, Common, Usage},
     print::{self, Facts, Table, confirm},
+    progress::Progress,
+    wait::Wait,
 };
+
+/// Messages read at once, to see whether any is asked for.
+const PAGE: i64 = 1_000;
+/// When nothing has changed for so long, nothing more follows.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// A side's parked messages, and the arguments that select some of them. An implementation is called
 /// `Which`: the numbers below exclude its arguments by that name.
@@ -28,6 +39,8 @@ pub(crate) trait Side: clap::Args {
     const AGAIN: &'static str;
     /// What may have become of a message that is not parked.
     const GONE: &'static str;
+    /// What has become of it if it was asked for.
+    const DONE: &'static str;
 
     /// A message in a list.
     type Item: Serialize;
@@ -64,9 +77,15 @@ pub(crate) trait Side: clap::Args {
     ) -> Result<Vec<(i64, Self::Discard)>, Error>;
     async fn discard_all(&self, pool: &PgPool, by: &str) -> Result<u64, Error>;
 
+    fn number(item: &Self::Item) -> i64;
+
     /// For eyes.
     fn table(items: &[Self::Item]) -> Table;
     fn facts(parked: &Self::Parked) -> Facts;
+    /// Whether it is asked for again and has had no turn yet.
+    fn is_asked_for(item: &Self::Item) -> bool;
+    /// The same of one that is shown, and why it is parked.
+    fn stands(parked: &Self::Parked) -> (bool, &str);
     /// Whether it is what was asked for, and in words.
     fn replayed(outcome: &Self::Replay) -> (bool, String);
     fn discarded(outcome: &Self::Discard) -> (bool, String);
@@ -82,7 +101,7 @@ pub(crate) enum Command<W: Side> {
     #[command(about = format!(
         "Asks that messages be {}. Those behind a refused one follow it by themselves", W::AGAIN
     ))]
-    Replay(ActArguments<W>),
+    Replay(ReplayArguments<W>),
     /// Gives messages up, for good. Those behind a refused one come next
     Discard(ActArguments<W>),
 }
@@ -152,6 +171,14 @@ pub(crate) struct ActArguments<W: Side> {
     dry_run: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReplayArguments<W: Side> {
+    #[command(flatten)]
+    act: ActArguments<W>,
+    #[command(flatten)]
+    wait: Wait,
+}
+
 /// What became of many.
 #[derive(Serialize)]
 struct Total {
@@ -159,6 +186,24 @@ struct Total {
     selected: i64,
     /// Asked for, or discarded.
     done: u64,
+    /// Still parked after that, where it was waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parked: Option<i64>,
+}
+
+/// What became of one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "waited", rename_all = "snake_case")]
+enum Fate {
+    /// It is parked no more.
+    Done,
+    /// It was tried, and is parked again.
+    ParkedAgain {
+        /// Why.
+        reason: String,
+    },
+    /// Nobody has tried it.
+    TimedOut,
 }
 
 async fn list<W: Side>(arguments: ListArguments<W>) -> Result<ExitCode> {
@@ -190,20 +235,110 @@ async fn show<W: Side>(arguments: ShowArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn replay<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
+async fn replay<W: Side>(arguments: ReplayArguments<W>) -> Result<ExitCode> {
+    let ReplayArguments {
+        act: arguments,
+        wait,
+    } = arguments;
     let bulk = arguments.is_bulk()?;
     let pool = arguments.common.connect().await?;
     let by = &arguments.author.by;
     if !bulk {
         let answers = W::replay(&pool, &arguments.numbers, by).await?;
-        return answer(&arguments, answers, W::replayed);
+        return match wait.wait {
+            true => waited_for(&arguments, &pool, &wait, answers).await,
+            false => answer(&arguments, answers, W::replayed),
+        };
     }
     let what = |selected| format!("ask for {selected} parked messages to be {}", W::AGAIN);
     let Some(selected) = arguments.agree(&pool, what).await? else {
         return Ok(ExitCode::SUCCESS);
     };
     let done = arguments.which.replay_all(&pool, by).await?;
-    arguments.print_total(&Total { selected, done }, "asked for")
+    let mut total = Total {
+        selected,
+        done,
+        parked: None,
+    };
+    if !wait.wait {
+        return arguments.print_total(&total, "asked for");
+    }
+    let tried = arguments
+        .until_all_are_tried(&pool, &wait, selected)
+        .await?;
+    let parked = arguments.which.count(&pool).await?;
+    total.parked = Some(parked);
+    arguments.print_total(&total, "asked for")?;
+    match (tried, parked) {
+        (true, 0) => Ok(ExitCode::SUCCESS),
+        (true, _) => bail!("{parked} of what is selected are parked; parked list says why"),
+        (false, _) => Err(wait.in_vain(format!("{parked} of what is selected are parked"))),
+    }
+}
+
+/// Stays until each that was asked for has had its turn, and says what came of it.
+async fn waited_for<W: Side>(
+    arguments: &ActArguments<W>,
+    pool: &PgPool,
+    wait: &Wait,
+    answers: Vec<(i64, W::Replay)>,
+) -> Result<ExitCode> {
+    let asked = answers.iter().filter(|(_, outcome)| W::replayed(outcome).0);
+    let mut open: Vec<i64> = asked.map(|(number, _)| *number).collect();
+    let mut fates = BTreeMap::new();
+    let of = open.len() as u64;
+    let mut progress = Progress::of(W::DONE, arguments.common.is_json());
+    wait.until(async || {
+        for number in std::mem::take(&mut open) {
+            let fate = match W::show(pool, number, false).await? {
+                None => Fate::Done,
+                Some(parked) => match W::stands(&parked) {
+                    (true, _) => {
+                        open.push(number);
+                        continue;
+                    }
+                    (false, reason) => Fate::ParkedAgain {
+                        reason: reason.to_owned(),
+                    },
+                },
+            };
+            fates.insert(number, fate);
+        }
+        progress.tell(fates.len() as u64, Some(of));
+        Ok(open.is_empty().then_some(()))
+    })
+    .await?;
+    drop(progress);
+    fates.extend(open.iter().map(|number| (*number, Fate::TimedOut)));
+    if arguments.common.is_json() {
+        let told = answers.iter().map(|(number, outcome)| {
+            let mut told = numbered(W::NUMBER, *number, outcome)?;
+            if let (Some(fate), Value::Object(told)) = (fates.get(number), &mut told)
+                && let Value::Object(fate) = serde_json::to_value(fate)?
+            {
+                told.extend(fate);
+            }
+            Ok(told)
+        });
+        print::json(&told.collect::<Result<Vec<_>>>()?)?;
+    } else {
+        let told = answers.iter().map(|(number, outcome)| {
+            let words = match fates.get(number) {
+                None => W::replayed(outcome).1,
+                Some(Fate::Done) => W::DONE.to_owned(),
+                Some(Fate::ParkedAgain { reason }) => format!("parked again: {reason}"),
+                Some(Fate::TimedOut) => format!("not {} yet", W::DONE),
+            };
+            format!("{number}: {words}")
+        });
+        print::lines(&told.collect::<Vec<_>>())?;
+    }
+    let all_done = |(number, _): &(i64, W::Replay)| fates.get(number) == Some(&Fate::Done);
+    match (open.is_empty(), answers.iter().all(all_done)) {
+        (true, true) => Ok(ExitCode::SUCCESS),
+        (true, false) => bail!("not everything could be done"),
+        (false, _) => Err(wait.in_vain(format!("{} messages have had no turn yet", open.len()))),
+    }
 }
 
 async fn discard<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
@@ -220,7 +355,12 @@ async fn discard<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let done = arguments.which.discard_all(&pool, by).await?;
-    arguments.print_total(&Total { selected, done }, "discarded")
+    let total = Total {
+        selected,
+        done,
+        parked: None,
+    };
+    arguments.print_total(&total, "discarded")
 }
 
 impl<W: Side> ActArguments<W> {
@@ -248,11 +388,56 @@ impl<W: Side> ActArguments<W> {
             return Ok(Some(selected));
         }
         if self.common.is_json() {
-            print::json(&Total { selected, done: 0 })?;
+            print::json(&Total {
+                selected,
+                done: 0,
+                parked: None,
+            })?;
         } else {
             print::lines(&[format!("{selected} messages selected; nothing was done")])?;
         }
         Ok(None)
+    }
+
+    /// Stays until none of the selected is asked for any more, and those behind them have followed.
+    /// Whether it came so far.
+    async fn until_all_are_tried(&self, pool: &PgPool, wait: &Wait, of: i64) -> Result<bool> {
+        let mut progress = Progress::of(W::DONE, self.common.is_json());
+        let of = u64::try_from(of).unwrap_or_default();
+        let mut quiet: Option<(i64, Instant)> = None;
+        let tried = wait.until(async || {
+            let parked = self.which.count(pool).await?;
+            let left = u64::try_from(parked).unwrap_or_default();
+            progress.tell(of.saturating_sub(left), Some(of));
+            if parked == 0 {
+                return Ok(Some(()));
+            }
+            if self.is_any_asked_for(pool).await? {
+                quiet = None;
+                return Ok(None);
+            }
+            // Followers are sent after their head, without a wish of their own.
+            let (before, since) = *quiet.get_or_insert((parked, Instant::now()));
+            if before != parked {
+                quiet = None;
+            }
+            Ok((before == parked && since.elapsed() >= QUIET).then_some(()))
+        });
+        Ok(tried.await?.is_some())
+    }
+
+    async fn is_any_asked_for(&self, pool: &PgPool) -> Result<bool> {
+        let mut after = None;
+        loop {
+            let page = self.which.list(pool, after, PAGE).await?;
+            if page.iter().any(W::is_asked_for) {
+                return Ok(true);
+            }
+            match page.last() {
+                Some(last) => after = Some(W::number(last)),
+                None => return Ok(false),
+            }
+        }
     }
 
     fn print_total(&self, total: &Total, done: &str) -> Result<ExitCode> {

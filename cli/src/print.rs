@@ -39,7 +39,7 @@ impl Table {
     }
 
     /// Each column is as wide as its widest cell; the last one is not filled up.
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let columns = self.0.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.0.iter().filter_map(|row| row.get(column));
@@ -86,13 +86,20 @@ pub(crate) fn table(table: &Table) -> Result<()> {
 pub(crate) fn lines(lines: &[String]) -> Result<()> {
     let mut out = io::stdout().lock();
     for line in lines {
-        writeln!(out, "{}", shown(line))?;
+        writeln!(out, "{}", printable(line))?;
     }
     Ok(out.flush()?)
 }
 
+/// Prints a text of ours as it is.
+pub(crate) fn text(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
 /// Control characters of somebody's key must not reach the terminal.
-fn shown(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(safe).collect()
 }
@@ -182,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_key_cannot_command_the_terminal() {
-        assert_eq!(shown("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\u{fffd}c");
+        assert_eq!(printable("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\u{fffd}c");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use outbox::{BatchHandler, Received};
 use sqlx::PgTransaction;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, debug, debug_span, info_span};
 use uuid::Uuid;
 
 use crate::{
@@ -56,8 +56,10 @@ impl Replies {
             let payload = message.payload.as_deref().unwrap_or_default();
             let reply = reply.answered(&message.kind, payload)?;
             let step = reply.operation.step.as_str();
-            let span = info_span!("saga.reply", %saga_id, step);
-            turns.because_of(saga_id, outbox::follow(&span, message));
+            let phase = reply.operation.phase.as_str();
+            let outcome = reply.answer.outcome().as_str();
+            let span = info_span!("saga.reply", %saga_id, step, phase, outcome);
+            turns.because_of(saga_id, &span, outbox::follow(&span, message));
             let _inside = span.enter();
             let instance = turns.take(saga_id, &Input::Reply(reply))?;
             debug!(status = %instance.status, seq = instance.seq, "reply handled");
@@ -73,7 +75,8 @@ impl BatchHandler for Replies {
         tx: &mut PgTransaction<'_>,
         batch: &[Received],
     ) -> Result<(), outbox::Error> {
-        let span = info_span!("saga.replies", replies = batch.len());
+        // For the log alone: whoever follows a trace looks for one saga, see `saga.reply`.
+        let span = debug_span!("saga.replies", replies = batch.len());
         Ok(self.replies(tx, batch).instrument(span).await?)
     }
 }

@@ -34,11 +34,15 @@
 //! | span | around |
 //! |---|---|
 //! | `saga.start` | one start |
-//! | `saga.replies` | a batch of replies |
-//! | `saga.timers`, `saga.grants`, `saga.pending` | a look at what is due, granted, kept |
+//! | `saga.reply` | one reply, decided, and the hooks that follow from it |
+//! | `saga.timer` | what a saga's timer, or a claim that was granted, leads to |
+//! | `saga.kept_replies` | the turn of one saga whose replies were kept |
 //! | `saga.intervention` | one intervention of a person |
 //! | `saga.bulk` | the turn of one saga of a bulk operation |
 //! | `saga.command` | one command at a participant |
+//!
+//! `saga.replies` (a batch), `saga.timers`, `saga.grants` and `saga.pending` (a look at what is due,
+//! granted, kept) are of level *debug*: they stand beside log lines and are not exported.
 
 use metrics::{counter, gauge};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug_span, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -82,14 +82,15 @@ impl Timers {
     /// When the database does not answer. A saga that cannot go on is no error here: its timers
     /// are put off and the reason is logged.
     pub async fn run_once(&self) -> Result<Fired, Error> {
-        // First, because it is a timer that a grant sets.
-        let granted = self.grant().instrument(info_span!("saga.grants")).await?;
+        // These are for the log alone: a look that finds nothing is no trace. What is found has a
+        // span of its own. Grants first, because it is a timer that a grant sets.
+        let granted = self.grant().instrument(debug_span!("saga.grants")).await?;
         let fired = self
             .fire_due()
-            .instrument(info_span!("saga.timers"))
+            .instrument(debug_span!("saga.timers"))
             .await?;
         let kept = pending::take_up(&self.coordinator, &self.pool);
-        let kept = kept.instrument(info_span!("saga.pending")).await?;
+        let kept = kept.instrument(debug_span!("saga.pending")).await?;
         Ok(match (fired, granted + kept) {
             (Fired::None, 0) => Fired::None,
             (Fired::Some(fired), others) => Fired::Some(fired + others),

@@ -41,6 +41,9 @@ pub mod shop;
 // What people reach them by.
 pub mod gateway;
 
+// What they say of themselves.
+pub mod collector;
+
 // How faults are tried.
 pub mod trials;
 

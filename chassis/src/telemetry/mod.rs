@@ -2,8 +2,8 @@
 //!
 //! **What passes here**: what the process says about itself. Log lines go to stderr. Spans get
 //! W3C trace ids, whatever is logged, so that messages can carry a `traceparent`; where an
-//! endpoint is configured they are exported to it by OTLP (docs/telemetry.md). Log lines are never
-//! part of a span. Metrics are kept until somebody reads `/metrics`.
+//! endpoint is configured they are exported to it by OTLP (docs/telemetry.md). Log lines name the
+//! trace they belong to, and are never part of a span. Metrics are kept until somebody reads `/metrics`.
 //!
 //! **Promised**: [`init`] may be called by every service of a process; the first call decides,
 //! the others get the same [`Telemetry`]. A collector that is away, slow or refuses costs spans and
@@ -15,6 +15,7 @@
 //! because half a telemetry is found out on the worst day.
 
 mod export;
+mod lines;
 mod post;
 mod settings;
 
@@ -30,14 +31,15 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogFilter, LogFormat};
 use crate::names;
 use crate::telemetry::export::Exporter;
+use crate::telemetry::lines::lines;
 use crate::telemetry::settings::Traces;
 
 /// Upper bounds for every `*_seconds` histogram: from a poll of half a millisecond to a saga of minutes.
@@ -150,8 +152,10 @@ fn install_log_and_traces(
             FilterFn::new(|metadata| metadata.is_span() && *metadata.level() <= Level::INFO)
                 .with_max_level_hint(LevelFilter::INFO),
         );
+    let terminal = std::io::stderr().is_terminal();
+    let lines = lines(format, terminal, std::io::stderr);
     tracing_subscriber::registry()
-        .with(lines(format).with_filter(filter.filter()))
+        .with(lines.with_filter(filter.filter()))
         .with(spans)
         .try_init()?;
     if exported {
@@ -159,20 +163,6 @@ fn install_log_and_traces(
         opentelemetry::global::set_tracer_provider(traces.clone());
     }
     Ok(traces)
-}
-
-fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let terminal = std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => lines.with_ansi(terminal).boxed(),
-        LogFormat::Auto if terminal => lines.with_ansi(true).boxed(),
-        LogFormat::Auto | LogFormat::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .boxed(),
-    }
 }
 
 /// The recorder keeps raw samples until somebody drains them; a thread of its own does so

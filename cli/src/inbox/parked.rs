@@ -49,6 +49,7 @@ impl Side for Which {
     const FULFILS: &'static str = "the consumer will handle";
     const AGAIN: &'static str = "handled again";
     const GONE: &'static str = "handled or discarded";
+    const DONE: &'static str = "handled";
 
     type Item = Parked;
     type Parked = Shown;
@@ -99,6 +100,18 @@ impl Side for Which {
 
     async fn discard_all(&self, pool: &PgPool, by: &str) -> Result<u64, Error> {
         parked::discard_all(pool, &self.filter(), by).await
+    }
+
+    fn number(item: &Parked) -> i64 {
+        item.id
+    }
+
+    fn is_asked_for(item: &Parked) -> bool {
+        item.replay.is_some()
+    }
+
+    fn stands(shown: &Shown) -> (bool, &str) {
+        (shown.parked.replay.is_some(), &shown.parked.reason)
     }
 
     fn table(items: &[Parked]) -> Table {

@@ -1,7 +1,7 @@
 //! `recompense outbox`: the drawer of the person on call. What is printed comes from `outbox::operator`.
 //!
-//! Exit status: 0 done, 1 failed, 2 wrong usage, 3 the doctor found problems. Results go to stdout; errors
-//! are one line on stderr.
+//! Exit status: 0 done, 1 failed, 2 wrong usage, 3 the doctor found problems or `--wait` was in vain. Results
+//! go to stdout; errors are one line on stderr.
 
 mod doctor;
 mod lag;

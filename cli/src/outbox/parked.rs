@@ -43,6 +43,7 @@ impl Side for Which {
     const FULFILS: &'static str = "the relay will send";
     const AGAIN: &'static str = "sent again";
     const GONE: &'static str = "sent or discarded";
+    const DONE: &'static str = "sent";
 
     type Item = Item;
     type Parked = Parked;
@@ -84,6 +85,18 @@ impl Side for Which {
 
     async fn discard_all(&self, pool: &PgPool, by: &str) -> Result<u64, Error> {
         parked::discard_all(pool, &self.selection(), by).await
+    }
+
+    fn number(item: &Item) -> i64 {
+        item.seq
+    }
+
+    fn is_asked_for(item: &Item) -> bool {
+        item.replay.is_some()
+    }
+
+    fn stands(parked: &Parked) -> (bool, &str) {
+        (parked.item.replay.is_some(), &parked.item.reason)
     }
 
     fn table(items: &[Item]) -> Table {

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use crate::{
     outbox::{Author, Common},
     print::{self, Table, confirm},
+    progress::Progress,
 };
 
 /// Makes the cursor anew in a database that was restored from a dump, so that relays read it.
@@ -60,7 +61,9 @@ async fn rebase(pool: &PgPool, arguments: &Arguments) -> Result<()> {
         plan.messages, plan.dropped
     );
     confirm(&what, arguments.yes)?;
-    let done = rebase::rebase(pool, PATIENCE, &arguments.author.by).await?;
+    let progress = Progress::of("rebasing", arguments.common.is_json());
+    let rebasing = rebase::rebase(pool, PATIENCE, &arguments.author.by);
+    let done = progress.during(rebasing).await?;
     match arguments.common.is_json() {
         true => print::json(&done),
         false => show_done(&done),

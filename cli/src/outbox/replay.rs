@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     outbox::{Author, Common},
     print::{self, Table, confirm},
+    progress::Progress,
 };
 
 /// Enqueues messages that the log still holds once more, in their order, with a header `replayed-from`.
@@ -107,6 +108,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         messages: 0,
         last_seq: None,
     };
+    let all = u64::try_from(plan.messages).unwrap_or_default();
+    let mut progress = Progress::of("enqueued", json);
     loop {
         let page = replay.page().await.with_context(|| {
             let from = done.last_seq.map_or(plan.from_seq, |last| last + 1);
@@ -118,7 +121,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         let Some(page) = page else { break };
         done.messages += page.messages;
         done.last_seq = Some(page.last);
+        progress.tell(done.messages, Some(all));
     }
+    drop(progress);
     if json {
         print::json(&done)?;
     } else {

@@ -1,6 +1,6 @@
 //! `recompense saga bulk …`: one intervention for many sagas.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -8,11 +8,10 @@ use uuid::Uuid;
 use crate::{
     arguments::{Author, Usage},
     print::{self, Facts, Table, confirm},
-    saga::{
-        filters::Filters,
-        look::shown,
-        service::{Common, items, text},
-    },
+    progress::Progress,
+    saga::{filters::Filters, look::shown},
+    service::{Common, Service, items, text},
+    wait::Wait,
 };
 
 #[derive(Debug, Subcommand)]
@@ -22,7 +21,7 @@ pub(crate) enum Command {
     /// The newest bulk operations.
     Ls(ListArguments),
     /// How far one is.
-    Show(OneArguments),
+    Show(ShowArguments),
     /// What became of each saga of one.
     Items(ItemsArguments),
     /// Stops one; who had no turn yet is left alone.
@@ -74,12 +73,15 @@ pub(crate) struct StartArguments {
     key: Option<String>,
 
     /// Count, and say what would become of the oldest twenty.
-    #[arg(long, conflicts_with = "yes")]
+    #[arg(long, conflicts_with_all = ["yes", "wait"])]
     dry_run: bool,
 
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+
+    #[command(flatten)]
+    wait: Wait,
 }
 
 #[derive(Debug, clap::Args)]
@@ -89,9 +91,11 @@ pub(crate) struct ListArguments {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct OneArguments {
+pub(crate) struct ShowArguments {
     #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    wait: Wait,
 
     /// The bulk operation.
     id: Uuid,
@@ -139,7 +143,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
             let service = arguments.common.service()?;
             let id = arguments.id.to_string();
             let bulk = service.get(&[PLACE, &id], Vec::new()).await?;
-            tell(&arguments.common, &bulk)
+            follow(&arguments.common, &service, &arguments.wait, bulk).await
         }
         Command::Items(arguments) => of(arguments).await,
         Command::Cancel(arguments) => {
@@ -193,7 +197,39 @@ async fn start(arguments: StartArguments) -> Result<()> {
     let bulk = service
         .post(&[PLACE], Vec::new(), Some(&key), &body)
         .await?;
-    tell(&arguments.common, &bulk)
+    follow(&arguments.common, &service, &arguments.wait, bulk).await
+}
+
+/// Says how far it is; with `--wait`, once it has ended. Every saga must have had what was asked for.
+async fn follow(common: &Common, service: &Service, wait: &Wait, bulk: Value) -> Result<()> {
+    if !wait.wait {
+        return tell(common, &bulk);
+    }
+    let id = text(&bulk["id"]);
+    let of = |bulk: &Value, name: &str| bulk["sagas"][name].as_u64().unwrap_or(0);
+    let mut last = bulk;
+    let mut progress = Progress::of("sagas", common.is_json());
+    let ended = wait.until(async || {
+        last = service.get(&[PLACE, &id], Vec::new()).await?;
+        let total = of(&last, "total");
+        progress.tell(total.saturating_sub(of(&last, "pending")), Some(total));
+        Ok((last["status"] != "running").then_some(()))
+    });
+    let ended = ended.await?;
+    drop(progress);
+    tell(common, &last)?;
+    let (done, total) = (of(&last, "done"), of(&last, "total"));
+    match ended {
+        None => Err(wait.in_vain(format!(
+            "{} of {total} sagas have had no turn yet",
+            of(&last, "pending")
+        ))),
+        Some(()) if last["status"] == "done" && done == total => Ok(()),
+        Some(()) => bail!(
+            "only {done} of {total} sagas have had what was asked for; recompense saga bulk items {id} \
+             says why"
+        ),
+    }
 }
 
 async fn list(arguments: ListArguments) -> Result<()> {

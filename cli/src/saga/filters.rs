@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::saga::service::Query;
+use crate::service::Query;
 
 /// Which sagas.
 #[derive(Debug, clap::Args)]

@@ -6,10 +6,8 @@ use uuid::Uuid;
 
 use crate::{
     print::{self, Facts, Table},
-    saga::{
-        filters::Filters,
-        service::{Common, items, text},
-    },
+    saga::{filters::Filters, follow},
+    service::{Common, items, text},
 };
 
 /// Nothing but the service.
@@ -69,8 +67,17 @@ pub(crate) struct EventsArguments {
     after: i64,
 
     /// How many at most, up to 1000.
-    #[arg(long, default_value_t = 200, value_name = "NUMBER")]
+    #[arg(
+        long,
+        default_value_t = 200,
+        value_name = "NUMBER",
+        conflicts_with = "follow"
+    )]
     limit: u32,
+
+    /// Go on with what happens, until the saga has ended or you press Ctrl-C. One line an event.
+    #[arg(short, long)]
+    follow: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -213,6 +220,9 @@ pub(crate) async fn allowed(arguments: OneArguments) -> Result<()> {
 
 pub(crate) async fn events(arguments: EventsArguments) -> Result<()> {
     let id = arguments.id.to_string();
+    if arguments.follow {
+        return follow::follow(&arguments.common, &id, arguments.after).await;
+    }
     let query = vec![
         ("after", Some(arguments.after.to_string())),
         ("limit", Some(arguments.limit.to_string())),
@@ -333,7 +343,7 @@ fn status(saga: &Value) -> String {
 }
 
 /// What a person wants to know of an event first, without anybody's data.
-fn what(event: &Value) -> String {
+pub(crate) fn what(event: &Value) -> String {
     let told = [
         "operation",
         "actor",

@@ -1,14 +1,13 @@
 //! `recompense saga`: sagas, for the person on call.
 //!
 //! What may be done to a saga only its definition knows, and that only the service has: so all of
-//! this asks the service over HTTP. Exit status as with `recompense outbox`.
-
-mod service;
+//! this asks the service over HTTP. Exit status as with `recompense outbox`; 3 is `--wait` in vain.
 
 mod filters;
 
 mod act;
 mod bulk;
+mod follow;
 mod look;
 
 use std::process::ExitCode;
@@ -24,7 +23,7 @@ pub(crate) enum Command {
     Count(look::CountArguments),
     /// One saga: where it stands, each step, what may be done.
     Show(look::OneArguments),
-    /// A saga's history.
+    /// A saga's history, and with --follow what comes, until it has ended.
     Events(look::EventsArguments),
     /// What may be done to a saga now, and why not the rest.
     Allowed(look::OneArguments),

@@ -2,12 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+// What the others stand on.
+mod room;
+mod served;
+mod terminal;
+
 mod acting;
 mod auditing;
+mod completing;
+mod following;
 mod looking;
 mod migrating;
 mod parked;
 mod refusing;
 mod roles;
-mod room;
 mod sagas;
+mod tokens;
+mod waiting;
+mod watching;

@@ -17,7 +17,7 @@ use crate::room::{Counted, Room, Running, SECRET, SOON, column, fact, kafka};
 
 /// On each side: a key with a head and two followers, a head alone; and a held one, or one of another consumer
 /// whose key is no text.
-async fn room(name: &str) -> Room {
+pub(crate) async fn room(name: &str) -> Room {
     let room = Room::new(name).await;
     room.run(format!(
         r#"insert into outbox.blocked_key values ('t', 'k', 10), ('t', 'alone', 20);

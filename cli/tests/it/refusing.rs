@@ -152,7 +152,7 @@ async fn a_database_without_the_schema_says_how_it_is_made() {
         "inbox parked replay --all --yes",
         "inbox parked discard 1 --yes",
     ] {
-        let says = "run recompense migrate --schema outbox";
+        let says = "run recompense migrate up --schema outbox";
         room.refuses(command, 1, says).await;
     }
 }

@@ -1,107 +1,13 @@
 //! `recompense saga …` against a service's routes on a real database.
 
-use std::time::Duration;
-
-use outbox::Payload;
-use saga::{Coordinator, Definition, Step, operator::bulk::Bulks};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use saga::operator::bulk::Bulks;
+use serde_json::json;
 use uuid::Uuid;
 
-use crate::room::{Ran, Room, column, fact, recompense};
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Hold {}
-impl Payload for Hold {
-    const KIND: &'static str = "trip.hold.v1";
-}
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Held {}
-impl Payload for Held {
-    const KIND: &'static str = "trip.held.v1";
-}
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Release {}
-impl Payload for Release {
-    const KIND: &'static str = "trip.release.v1";
-}
-
-struct Service {
-    room: Room,
-    url: String,
-    coordinator: Coordinator,
-    serving: JoinHandle<()>,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-impl Service {
-    async fn open(name: &str) -> Self {
-        let room = Room::new(name).await;
-        saga::migrate(&room.pool).await.unwrap();
-        let hold = Step::new("hold")
-            .command("trip.commands", |_: &Value| Hold {})
-            .reply(|_: &mut Value, _: Held| {})
-            .timeout(Duration::from_secs(3600))
-            .compensation(|_: &Value| Release {});
-        let definition = Definition::<Value>::builder("trip", 1).compensatable(hold);
-        let coordinator = Coordinator::builder("replies")
-            .define(definition.build().unwrap())
-            .unwrap()
-            .build();
-        coordinator.register(&room.pool).await.unwrap();
-        let router = {
-            let streams = saga::http::Streams::new(room.pool.clone());
-            saga::http::router(room.pool.clone(), coordinator.clone(), streams)
-        };
-        let router = axum::Router::new().nest("/v1", router.into());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
-            room,
-            url,
-            coordinator,
-            serving,
-        }
-    }
-
-    async fn start(&self) -> Uuid {
-        let (id, data) = (Uuid::now_v7(), json!({}));
-        let key = id.to_string();
-        let mut tx = self.room.pool.begin().await.unwrap();
-        let started = self.coordinator.start(&mut tx, id, "trip", &key, &data);
-        started.await.unwrap();
-        tx.commit().await.unwrap();
-        id
-    }
-
-    async fn run(&self, arguments: &str) -> Ran {
-        let arguments = arguments.split_whitespace().map(str::to_owned);
-        let place = ["--url".to_owned(), self.url.clone()];
-        let all = ["saga".to_owned()]
-            .into_iter()
-            .chain(arguments)
-            .chain(place);
-        recompense(&self.room.url, all).await
-    }
-
-    async fn says(&self, arguments: &str) -> String {
-        let ran = self.run(arguments).await;
-        assert_eq!(ran.status, Some(0), "{arguments}: {}", ran.stderr);
-        ran.stdout
-    }
-
-    async fn json(&self, arguments: &str) -> Value {
-        let text = self.says(&format!("{arguments} --output json")).await;
-        serde_json::from_str(&text).unwrap()
-    }
-}
+use crate::{
+    room::{column, fact, recompense},
+    served::Service,
+};
 
 #[tokio::test]
 async fn a_person_looks_at_sagas() {

@@ -34,3 +34,5 @@ mod pages;
 mod trials;
 
 mod observe;
+
+mod traced;

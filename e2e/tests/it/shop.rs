@@ -246,6 +246,18 @@ impl Client {
         self.try_post(order, key).await.expect("an answer")
     }
 
+    /// Places an order within a trace. It must be taken.
+    pub(crate) async fn place_within(&self, traceparent: &str, order: &Value) -> Order {
+        let request = self
+            .http
+            .post(format!("{}/v1/orders", self.orders))
+            .header("traceparent", traceparent)
+            .json(order);
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        answer.json().await.expect("an order")
+    }
+
     /// Posts bytes that may be anything.
     pub(crate) async fn post_raw(&self, content_type: Option<&str>, body: String) -> Response {
         let request = self

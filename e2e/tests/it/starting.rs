@@ -152,7 +152,7 @@ async fn the_command_line_says_in_one_line_what_is_wrong_and_shows_no_password()
         (
             vec!["migrate", misplaced, "--schema", "outbox"],
             2,
-            "unexpected argument",
+            "no such subcommand",
         ),
         (
             vec![

@@ -3,46 +3,58 @@
 use opentelemetry::{
     Context, KeyValue,
     global::{BoxedSpan, BoxedTracer},
-    trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer},
+    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer},
 };
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
     Error,
     message::Message,
-    telemetry::TRACEPARENT,
+    telemetry::{TRACEPARENT, TRACESTATE},
     trace::{
-        context::written,
+        context::{read, written},
         tracer::{ERROR_TYPE, EVENT_TYPE, MESSAGE_ID, attributes, makes_spans, tracer},
     },
 };
 
-/// Messages about to be enqueued together, below the current span.
+/// Messages about to be enqueued together, below the current span, or each below the context that
+/// its caller gave it.
 pub(crate) struct Creating {
     parent: Context,
-    /// None where spans go nowhere, and where the current trace is not recorded.
+    /// None where spans go nowhere.
     tracer: Option<BoxedTracer>,
 }
 
 impl Creating {
     /// Looks once at the current span, and whether spans go anywhere.
     pub(crate) fn new() -> Self {
-        let parent = tracing::Span::current().context();
-        let current = parent.span().span_context().clone();
-        let tracer = (!current.is_valid() || current.is_sampled()).then(tracer);
         Self {
-            tracer: tracer.filter(makes_spans),
-            parent,
+            tracer: Some(tracer()).filter(makes_spans),
+            parent: tracing::Span::current().context(),
         }
     }
 
     /// Begins a message's span, and says what travels with it as `traceparent` and `tracestate`;
-    /// nothing where there is no trace, and where the caller gave a context of its own.
+    /// nothing where there is no trace, and where the caller gave a context that is not recorded
+    /// here: that one travels as it is.
     pub(crate) fn begin(&self, message: &Message) -> (Create, Option<(String, String)>) {
-        if message.headers.contains_key(TRACEPARENT) {
-            return (Create { span: None }, None);
-        }
-        let span = self.tracer.as_ref().map(|tracer| {
+        let given = message.headers.get(TRACEPARENT).map(|traceparent| {
+            let tracestate = message.headers.get(TRACESTATE).map(String::as_str);
+            read(traceparent, tracestate).filter(SpanContext::is_sampled)
+        });
+        let given = match given {
+            None => None,
+            Some(Some(given)) if self.tracer.is_some() => {
+                Some(Context::new().with_remote_span_context(given))
+            }
+            Some(_) => return (Create { span: None }, None),
+        };
+        let parent = given.as_ref().unwrap_or(&self.parent);
+        let above = parent.span().span_context().clone();
+        // Where the trace is not recorded there is nothing to add to it.
+        let tracer = self.tracer.as_ref();
+        let tracer = tracer.filter(|_| !above.is_valid() || above.is_sampled());
+        let span = tracer.map(|tracer| {
             let mut described = attributes("create", &message.topic);
             described.push(KeyValue::new(MESSAGE_ID, message.id.to_string()));
             described.push(KeyValue::new(EVENT_TYPE, message.kind.clone()));
@@ -50,11 +62,11 @@ impl Creating {
                 .span_builder(format!("create {}", message.topic))
                 .with_kind(SpanKind::Producer)
                 .with_attributes(described);
-            tracer.build_with_context(span, &self.parent)
+            tracer.build_with_context(span, parent)
         });
         let travels = match &span {
             Some(span) => span.span_context().clone(),
-            None => self.parent.span().span_context().clone(),
+            None => above,
         };
         let travels = travels.is_valid().then(|| written(&travels));
         (Create { span }, travels)

@@ -1,6 +1,9 @@
 //! Going on with a message's trace where a batch is handled together.
 
-use opentelemetry::{Context, trace::TraceContextExt};
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, TraceContextExt},
+};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{
@@ -22,10 +25,27 @@ pub fn follow(span: &tracing::Span, message: &Received) -> Vec<(&'static str, St
     };
     // Fails only where there is no OpenTelemetry layer.
     let _ = span.set_parent(Context::new().with_remote_span_context(came.clone()));
-    let context = span.context();
-    let ours = context.span().span_context().clone();
-    let travels = if ours.is_valid() { ours } else { came };
-    let (traceparent, tracestate) = written(&travels);
+    let ours = of(span);
+    headers(if ours.is_valid() { &ours } else { &came })
+}
+
+/// The headers with which messages caused by what is done in `span` carry its trace on, for many
+/// that are enqueued at once and have different causes. None where there is no trace.
+#[must_use]
+pub fn carry(span: &tracing::Span) -> Vec<(&'static str, String)> {
+    let ours = of(span);
+    match ours.is_valid() {
+        true => headers(&ours),
+        false => Vec::new(),
+    }
+}
+
+fn of(span: &tracing::Span) -> SpanContext {
+    span.context().span().span_context().clone()
+}
+
+fn headers(travels: &SpanContext) -> Vec<(&'static str, String)> {
+    let (traceparent, tracestate) = written(travels);
     let mut headers = vec![(TRACEPARENT, traceparent)];
     if !tracestate.is_empty() {
         headers.push((TRACESTATE, tracestate));
@@ -76,5 +96,6 @@ mod tests {
         let span = tracing::Span::none();
         assert_eq!(follow(&span, &received(&[])), []);
         assert_eq!(follow(&span, &received(&[(TRACEPARENT, "nonsense")])), []);
+        assert_eq!(carry(&span), []);
     }
 }

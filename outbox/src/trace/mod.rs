@@ -2,7 +2,7 @@
 //!
 //! | span | kind | made | parent | links |
 //! |---|---|---|---|---|
-//! | `create TOPIC` | producer | by `enqueue`, for each message | the span that enqueues | |
+//! | `create TOPIC` | producer | by `enqueue`, for each message | the span that enqueues, or the one its `traceparent` names | |
 //! | `send TOPIC` | client | by the relay, for a page's messages of one topic, or a batch of parked ones | the first linked | the `create` spans, at most 128 |
 //! | `process TOPIC` | consumer | by the consumer, around the handler, for each message | the `create` span | the `create` span |
 //!
@@ -29,6 +29,6 @@ mod send;
 mod tracer;
 
 pub(crate) use create::{Create, Creating};
-pub use follow::follow;
+pub use follow::{carry, follow};
 pub(crate) use process::{process, process_failed};
 pub(crate) use send::Sends;

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use outbox::Message;
 use sqlx::PgTransaction;
+use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
 use crate::{
@@ -49,6 +50,8 @@ struct Taking {
     claims_resources: bool,
     events: Vec<Event>,
     effects: Vec<Effect>,
+    /// What its hooks are run in.
+    span: Span,
     trace: Trace,
 }
 
@@ -72,6 +75,7 @@ impl<'c> Turns<'c> {
                 claims_resources: !instance.locks.is_empty(),
                 events: Vec::new(),
                 effects: Vec::new(),
+                span: Span::none(),
                 trace: Trace::new(),
                 instance,
             };
@@ -100,6 +104,7 @@ impl<'c> Turns<'c> {
             claims_resources: !instance.locks.is_empty(),
             events: decision.events,
             effects: Vec::new(),
+            span: Span::none(),
             trace: Trace::new(),
             instance,
         };
@@ -117,12 +122,13 @@ impl<'c> Turns<'c> {
         Ok(&taking.instance)
     }
 
-    /// What causes the next decision of a saga.
-    pub(crate) fn because_of(&mut self, id: Uuid, trace: Trace) {
-        let taking = self.sagas.get_mut(&id);
-        taking
-            .into_iter()
-            .for_each(|taking| taking.trace = trace.clone());
+    /// What causes the next decision of a saga: its commands carry the trace on, its hooks run in
+    /// the span. The current span, unless said.
+    pub(crate) fn because_of(&mut self, id: Uuid, span: &Span, trace: Trace) {
+        if let Some(taking) = self.sagas.get_mut(&id) {
+            taking.span = span.clone();
+            taking.trace = trace;
+        }
     }
 
     /// Decides.
@@ -154,6 +160,13 @@ impl<'c> Turns<'c> {
         }
         let fired = due.len();
         for (id, timer) in due {
+            let step = match &timer {
+                Timer::Attempt(attempt) => attempt.step.as_str(),
+                Timer::Deadline | Timer::Lock { .. } => "",
+            };
+            let span = info_span!("saga.timer", saga_id = %id, step);
+            self.because_of(id, &span, outbox::carry(&span));
+            let _inside = span.enter();
             self.take(id, &Input::Timer(timer))?;
         }
         Ok(fired)
@@ -206,7 +219,8 @@ impl<'c> Turns<'c> {
         for saga in &decided {
             telemetry::decided(&saga.instance, &saga.events);
             let Defined { hooks, .. } = coordinator.pinned(&saga.instance)?;
-            run_hooks(tx, hooks, saga).await?;
+            let running = run_hooks(tx, hooks, saga);
+            running.instrument(saga.span.clone()).await?;
         }
         let ended = decided
             .iter()

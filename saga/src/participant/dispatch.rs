@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::future::BoxFuture;
 use outbox::{BatchHandler, Payload, Received};
 use sqlx::{PgPool, PgTransaction};
-use tracing::{Instrument, Span, debug, info_span};
+use tracing::{Instrument, Span, debug, field, info_span};
 
 use crate::{
     Error,
@@ -86,7 +86,7 @@ impl Participant {
     ) -> Result<(), outbox::Error> {
         let commands = batch.iter().map(wire::Command::parse);
         let commands: Vec<wire::Command> = commands.collect::<Result<_, _>>()?;
-        let spans: Vec<_> = batch.iter().map(|message| self.span(message)).collect();
+        let spans: Vec<_> = commands.iter().map(|command| self.span(command)).collect();
         let traces: Vec<_> = spans
             .iter()
             .zip(batch)
@@ -103,9 +103,12 @@ impl Participant {
             {
                 Some(Some(answer)) => Passed::Answered(answer),
                 Some(None) => Passed::Silent,
-                None => self.command(tx, command, message).instrument(span).await?,
+                None => {
+                    let passing = self.command(tx, command, message);
+                    passing.instrument(span.clone()).await?
+                }
             };
-            if let Some(answer) = self.counted(command.operation.phase, passed) {
+            if let Some(answer) = self.counted(command.operation.phase, passed, &span) {
                 let reply = command.reply(answer.outcome, &answer.kind, answer.payload);
                 let reply = trace
                     .into_iter()
@@ -197,21 +200,28 @@ impl Participant {
     }
 
     /// Counts what came of a command. What is to be answered.
-    fn counted(&self, phase: Phase, passed: Passed) -> Option<Stored> {
+    fn counted(&self, phase: Phase, passed: Passed, span: &Span) -> Option<Stored> {
         let (outcome, answer) = match passed {
             Passed::Answered(answer) => (answer.outcome.as_str(), Some(answer)),
             Passed::Repeated(answer) => ("repeated", Some(answer)),
             Passed::Silent => ("silent", None),
         };
         telemetry::barrier(&self.name, phase, outcome);
-        debug!(outcome, "command settled");
+        span.record("outcome", outcome);
+        span.in_scope(|| debug!(outcome, "command settled"));
         answer
     }
 
-    fn span(&self, message: &Received) -> Span {
-        let step = message.header(wire::STEP).unwrap_or_default();
-        let participant = self.name.as_str();
-        info_span!("saga.command", participant, saga_id = %message.key, step)
+    fn span(&self, command: &wire::Command) -> Span {
+        let operation = &command.operation;
+        info_span!(
+            "saga.command",
+            participant = self.name,
+            saga_id = %operation.saga_id,
+            step = operation.step,
+            phase = operation.phase.as_str(),
+            outcome = field::Empty,
+        )
     }
 }
 

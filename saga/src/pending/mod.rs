@@ -9,7 +9,7 @@
 mod table;
 
 use sqlx::{PgPool, PgTransaction};
-use tracing::warn;
+use tracing::{Instrument, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -57,7 +57,8 @@ pub(crate) async fn take_up(coordinator: &Coordinator, pool: &PgPool) -> Result<
     tx.rollback().await?;
     let mut taken_up = 0;
     for id in ids {
-        match take_up_one(coordinator, pool, id).await {
+        let span = info_span!("saga.kept_replies", saga_id = %id);
+        match take_up_one(coordinator, pool, id).instrument(span).await {
             Ok(()) => taken_up += 1,
             Err(error) if error.is_transient() => return Err(error),
             Err(error) => warn!(saga_id = %id, %error, "a kept reply cannot be taken up"),

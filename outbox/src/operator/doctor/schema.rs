@@ -29,7 +29,7 @@ pub(super) async fn migrations(session: &mut PgConnection) -> Result<Vec<Finding
     if missing.count() > 0 {
         found.push(
             Finding::problem(CHECK, "the schema is older than this program")
-                .fix("recompense migrate --schema outbox"),
+                .fix("recompense migrate up --schema outbox"),
         );
     }
     if foreign.count() > 0 {

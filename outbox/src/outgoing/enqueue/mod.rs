@@ -116,14 +116,16 @@ impl<'a> Row<'a> {
             .collect();
         let given = message.headers.get(telemetry::TRACEPARENT).cloned();
         let (create, travels) = creating.begin(message);
-        let traceparent = given.or_else(|| {
-            let (traceparent, tracestate) = travels?;
-            if !tracestate.is_empty() && !headers.contains_key(telemetry::TRACESTATE) {
-                bytes += telemetry::TRACESTATE.len() + tracestate.len();
-                headers.insert(telemetry::TRACESTATE.to_owned(), tracestate.into());
+        let traceparent = match travels {
+            None => given,
+            Some((traceparent, tracestate)) => {
+                if !tracestate.is_empty() && !headers.contains_key(telemetry::TRACESTATE) {
+                    bytes += telemetry::TRACESTATE.len() + tracestate.len();
+                    headers.insert(telemetry::TRACESTATE.to_owned(), tracestate.into());
+                }
+                Some(traceparent)
             }
-            Some(traceparent)
-        });
+        };
         Ok(Self {
             message,
             traceparent,

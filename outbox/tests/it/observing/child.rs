@@ -6,9 +6,10 @@ use std::{
 };
 
 use chassis::telemetry::{self, Telemetry};
+use testbed::collector::Collector;
 use tokio::process::Command;
 
-use crate::{observing, observing::collector::Collector};
+use crate::observing;
 
 /// The scenario to run.
 const SCENARIO: &str = "OUTBOX_TEST_SCENARIO";
@@ -123,6 +124,7 @@ async fn play(scenario: &str, telemetry: &Telemetry) {
         "life" => observing::traces::life().await,
         "quiet" => observing::traces::quiet().await,
         "trouble" => observing::trouble::business_as_usual().await,
+        "given" => observing::traces::given().await,
         "later" => observing::parked::later().await,
         "metrics" => observing::metrics::everything(telemetry).await,
         other => panic!("no scenario {other}"),

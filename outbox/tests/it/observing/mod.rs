@@ -5,7 +5,6 @@
 //! more, with `OTEL_*` variables of its own.
 
 mod child;
-mod collector;
 mod metrics;
 mod parked;
 mod traces;

@@ -1,13 +1,11 @@
 //! A message that was parked and is sent later has its span then.
 
 use outbox::outgoing::Config;
+use testbed::collector::{Ask, Collector, Mood};
 use tracing::Instrument;
 
 use crate::{
-    observing::{
-        child::{self, say},
-        collector::{Ask, Collector, Mood},
-    },
+    observing::child::{self, say},
     scripted::scripted,
     world::World,
 };
@@ -43,7 +41,7 @@ async fn ask_for_replay(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_parked_has_a_send_span_for_each_later_try() {
-    let collector = Collector::start(Mood::Takes).await;
+    let collector = Collector::start(Mood::Takes).await.unwrap();
     let left = child::run("later", Some(&collector), &[]).await;
     let topic = left.one("topic");
     let creates = collector.named(&format!("create {topic}"));

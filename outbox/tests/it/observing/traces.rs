@@ -3,20 +3,17 @@
 use std::collections::HashSet;
 
 use opentelemetry::trace::{TraceContextExt, TraceFlags};
-use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use outbox::{
     Error, Handler, Message, Received, broker::Topic, incoming::OnPoison, outgoing::Config,
 };
 use sqlx::PgTransaction;
+use testbed::collector::{Ask, Collector, Mood, Span, SpanKind};
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use crate::{
-    observing::{
-        child::{self, say},
-        collector::{Ask, Collector, Mood},
-    },
+    observing::child::{self, say},
     reading::{Effects, Reading, config},
     world::{Counted, World},
 };
@@ -115,7 +112,7 @@ pub(super) fn incompressible(length: usize) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_leads_from_the_request_through_create_send_and_process_and_shows_no_content() {
-    let collector = Collector::start(Mood::Takes).await;
+    let collector = Collector::start(Mood::Takes).await.unwrap();
     let environment = [
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=bl%75e"),
         ("OTEL_SERVICE_NAME", "shop"),
@@ -316,7 +313,7 @@ async fn without_an_endpoint_no_trace_begins_and_one_that_came_in_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_sampler_leaves_out_makes_no_span() {
-    let collector = Collector::start(Mood::Takes).await;
+    let collector = Collector::start(Mood::Takes).await.unwrap();
     let sampler = [("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
     let left = child::run("quiet", Some(&collector), &sampler).await;
     let [ours, none, theirs] = left.all("traceparent")[..] else {
@@ -334,6 +331,53 @@ async fn what_the_sampler_leaves_out_makes_no_span() {
     let kinds: Vec<_> = names.iter().map(|name| name.split(' ').next()).collect();
     let expected = ["create", "process", "request", "send"].map(Some);
     assert_eq!(kinds, expected);
+}
+
+/// A context that a caller passes on by itself: recorded, and not.
+const GIVEN: [&str; 2] = [
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-00",
+];
+
+/// In the child: messages whose callers gave a context, enqueued together inside of another trace.
+pub(super) async fn given() {
+    let world = World::embedded("given").await;
+    let [recorded, not] = GIVEN;
+    let messages = [
+        secret(&world.topic, 1).with_header("traceparent", recorded),
+        secret(&world.topic, 2).with_header("traceparent", not),
+        secret(&world.topic, 3),
+    ];
+    let span = tracing::info_span!("request");
+    say("request", span.context().span().span_context().span_id());
+    world.send(&messages).instrument(span).await;
+    let traceparents: Vec<String> =
+        sqlx::query_scalar("select traceparent from outbox.log order by seq")
+            .fetch_all(&world.pool)
+            .await
+            .unwrap();
+    for traceparent in traceparents {
+        say("traceparent", traceparent);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_that_the_caller_gave_is_the_parent_of_create_where_it_is_recorded() {
+    let collector = Collector::start(Mood::Takes).await.unwrap();
+    let left = child::run("given", Some(&collector), &[]).await;
+    let mut creates = collector.spans();
+    creates.retain(|span| span.name.starts_with("create "));
+    creates
+        .sort_by_key(|span| span.parent_span_id != [0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7]);
+    let [below_given, below_request] = &creates[..] else {
+        panic!("{creates:#?}")
+    };
+    let told = |span: &Span| format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id));
+    assert_eq!(hex(&below_given.parent_span_id), GIVEN[0][36..52]);
+    assert_eq!(hex(&below_request.parent_span_id), left.one("request"));
+    let expected = [&told(below_given), GIVEN[1], &told(below_request)];
+    assert_eq!(left.all("traceparent"), expected);
+    assert!(told(below_given).starts_with(&GIVEN[0][..36]));
 }
 
 fn hex(bytes: &[u8]) -> String {

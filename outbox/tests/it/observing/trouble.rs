@@ -1,12 +1,12 @@
 //! A collector that is away, hangs or refuses costs spans, and nothing else.
 
 use outbox::outgoing::Config;
+use testbed::collector::{Collector, Mood};
 use tracing::Instrument;
 
 use crate::{
     observing::{
         child::{self, Left, say},
-        collector::{Collector, Mood},
         traces::secret,
     },
     reading::{Effects, Reading},
@@ -47,7 +47,7 @@ fn assert_unharmed(left: &Left, most_ms: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_refuses_harms_nothing() {
-    let collector = Collector::start(Mood::Refuses).await;
+    let collector = Collector::start(Mood::Refuses).await.unwrap();
     let left = child::run("trouble", Some(&collector), &[]).await;
     assert!(collector.requests() > 0, "the fault fired");
     assert!(left.log.contains("answered 500"), "{}", left.log);
@@ -56,7 +56,7 @@ async fn a_collector_that_refuses_harms_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_hangs_harms_nothing_and_holds_up_no_end() {
-    let collector = Collector::start(Mood::Hangs).await;
+    let collector = Collector::start(Mood::Hangs).await.unwrap();
     let timeout = [("OTEL_EXPORTER_OTLP_TIMEOUT", "400")];
     let left = child::run("trouble", Some(&collector), &timeout).await;
     assert!(collector.requests() > 0, "the fault fired");

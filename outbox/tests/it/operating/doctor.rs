@@ -188,7 +188,7 @@ async fn an_older_and_a_newer_schema_are_noticed() {
         .collect();
     let verdicts: Vec<_> = found.iter().map(|finding| finding.verdict).collect();
     assert_eq!(verdicts, [Verdict::Problem, Verdict::Warning]);
-    assert_eq!(found[0].fix, ["recompense migrate --schema outbox"]);
+    assert_eq!(found[0].fix, ["recompense migrate up --schema outbox"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
