@@ -71,6 +71,7 @@ async fn a_history_is_told_as_it_happens_each_event_once_until_the_end() {
     assert_eq!(told(&following.next().await.unwrap()).0, 3);
     // The service goes away and comes back, and something has happened meanwhile.
     service.go().await;
+    service.is_asked_in_vain().await;
     service.come().await;
     compensate(&service, id).await;
     let rest = following.rest().await;

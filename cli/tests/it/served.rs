@@ -115,6 +115,16 @@ impl Service {
         .await;
     }
 
+    /// While it is away somebody asks, and gets no answer.
+    pub(crate) async fn is_asked_in_vain(&self) {
+        let listener = testbed::until(SOON, "the port", async || {
+            TcpListener::bind(self.address).await.ok()
+        });
+        let listener = listener.await;
+        let asked = tokio::time::timeout(SOON, listener.accept()).await;
+        asked.expect("somebody asks").unwrap();
+    }
+
     pub(crate) async fn start(&self) -> Uuid {
         let (id, data) = (Uuid::now_v7(), json!({}));
         let key = id.to_string();

@@ -139,6 +139,7 @@ async fn a_bulk_operation_is_waited_for_and_each_saga_must_have_had_it() {
     let mut waiting = Terminal::start(waiting, &[2]);
     waiting.until("sagas 0 of 2 ░░░░░░░░░░░░░░░░░░░░ 0 %").await;
     service.go().await;
+    service.is_asked_in_vain().await;
     service.come().await;
     let bulks = Bulks::new(service.coordinator.clone(), service.room.pool.clone());
     let working = tokio::spawn(bulks.run(Default::default()));
