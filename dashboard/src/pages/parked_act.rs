@@ -124,20 +124,23 @@ async fn carry_out(
     if ids.is_empty() {
         return Err(Refused::form("choose the messages first, or all of them"));
     }
-    let body = body(&form, dry_run);
+    let body = body(&form, visitor, dry_run);
     for id in ids {
         ask(api, visitor, &id, act, dry_run, &body, &mut tally).await?;
     }
     Ok(tally.told(act, dry_run))
 }
 
-/// Who and why. What would happen may be asked without either.
-fn body(form: &Filter, dry_run: bool) -> Value {
+/// Who and why. What would happen may be asked without either. Where the visitor is known he is
+/// named too: a neighbour may not ask.
+fn body(form: &Filter, visitor: &Visitor, dry_run: bool) -> Value {
+    let known = visitor.name().unwrap_or_default();
     let mut body = Map::new();
-    for name in ["actor", "reason"] {
-        let value = match form.get(name) {
-            "" if dry_run => "to see what would happen",
-            value => value,
+    for (name, instead) in [("actor", known.as_str()), ("reason", "")] {
+        let value = match (form.get(name), instead) {
+            ("", "") if dry_run => "to see what would happen",
+            ("", instead) => instead,
+            (value, _) => value,
         };
         if !value.is_empty() {
             body.insert(name.to_owned(), json!(value));

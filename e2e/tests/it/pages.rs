@@ -8,6 +8,7 @@ use sqlx::{Connection, PgConnection};
 use testbed::until;
 use tokio::process::Command;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::shop::{self, Guarded, SOON};
 
@@ -22,18 +23,19 @@ async fn park_something_hostile(shop: &shop::House) {
     let mut orders = PgConnection::connect(&shop.shop.orders.database_url)
         .await
         .unwrap();
-    sqlx::query("select outbox.enqueue('payments.commands', $1, $2, convert_to($3, 'UTF8'), jsonb_build_object('hostile', $1))")
+    let enqueued = sqlx::query_scalar("select outbox.enqueue('payments.commands', $1, $2, convert_to($3, 'UTF8'), jsonb_build_object('hostile', $1))")
         .bind(&hostile)
         .bind("hostile.command.v1")
         .bind(format!("<b>{hostile}</b>"))
-        .execute(&mut orders)
-        .await
-        .unwrap();
+        .fetch_one(&mut orders);
+    let id: Uuid = enqueued.await.unwrap();
     until(SOON, "the hostile message is parked", async || {
         let mut payments = PgConnection::connect(&shop.shop.payments.database_url)
             .await
             .unwrap();
-        let parked = sqlx::query_scalar("select count(*) from outbox.inbox_parked");
+        let parked =
+            sqlx::query_scalar("select count(*) from outbox.inbox_parked where message_id = $1");
+        let parked = parked.bind(id);
         let parked: i64 = parked.fetch_one(&mut payments).await.unwrap();
         (parked > 0).then_some(())
     })

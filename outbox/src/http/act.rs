@@ -26,7 +26,6 @@ pub(super) struct Wish {
     /// Who. Needed only of a service that asks nobody who he is; else it is the caller, whatever
     /// stands here.
     #[serde(default)]
-    #[schema(min_length = 1, max_length = 200)]
     actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]

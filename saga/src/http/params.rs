@@ -177,7 +177,6 @@ pub(crate) struct OperationBody {
     to: Option<i32>,
     /// Who wants it. Needed only where nobody is asked who he is; else it is the caller, whatever
     /// stands here.
-    #[schema(min_length = 1, max_length = 200)]
     actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
@@ -205,7 +204,6 @@ pub(crate) struct BulkBody {
     to: Option<i32>,
     /// Who wants it. Needed only where nobody is asked who he is; else it is the caller, whatever
     /// stands here.
-    #[schema(min_length = 1, max_length = 200)]
     actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
@@ -257,7 +255,6 @@ pub(crate) struct BulkSelection {
 pub(crate) struct CancelBody {
     /// Who. Needed only where nobody is asked who he is; else it is the caller, whatever
     /// stands here.
-    #[schema(min_length = 1, max_length = 200)]
     actor: Option<String>,
     /// Why, in a sentence.
     #[schema(min_length = 1, max_length = 2000)]
