@@ -22,21 +22,21 @@ async fn park_something_hostile(shop: &shop::House) {
     let hostile = format!("\"><img src=x onerror={MALICE}><script>{MALICE}</script>");
     let mut orders = PgConnection::connect(&shop.shop.orders.database_url)
         .await
-        .unwrap();
+        .expect("the orders' database");
     let enqueued = sqlx::query_scalar("select outbox.enqueue('payments.commands', $1, $2, convert_to($3, 'UTF8'), jsonb_build_object('hostile', $1))")
         .bind(&hostile)
         .bind("hostile.command.v1")
         .bind(format!("<b>{hostile}</b>"))
         .fetch_one(&mut orders);
-    let id: Uuid = enqueued.await.unwrap();
+    let id: Uuid = enqueued.await.expect("it is enqueued");
     until(SOON, "the hostile message is parked", async || {
         let mut payments = PgConnection::connect(&shop.shop.payments.database_url)
             .await
-            .unwrap();
+            .expect("the payments' database");
         let parked =
             sqlx::query_scalar("select count(*) from outbox.inbox_parked where message_id = $1");
         let parked = parked.bind(id);
-        let parked: i64 = parked.fetch_one(&mut payments).await.unwrap();
+        let parked: i64 = parked.fetch_one(&mut payments).await.expect("a count");
         (parked > 0).then_some(())
     })
     .await;
