@@ -30,6 +30,7 @@ mod gateway;
 
 mod fuzzed;
 mod pages;
+mod rude;
 
 mod trials;
 
