@@ -190,7 +190,9 @@ impl Shop {
     }
 
     pub(crate) fn print_addresses(&self) {
-        println!("\nThe shop stays open until Ctrl-C. Its dashboard, with an order to place on every button:");
+        println!(
+            "\nThe shop stays open until Ctrl-C. Its dashboard, with an order to place on every button:"
+        );
         println!("  {}", self.orders);
         println!("Its REST API:");
         println!(

@@ -269,7 +269,7 @@ async fn every_bad_question_is_refused_naming_the_parameter() {
         ),
         (format!("{notifications}/v1/notifications"), 400, "order_id"),
         (format!("{payments}/v2/ledger"), 404, ""),
-        (format!("{orders}/"), 404, ""),
+        (format!("{payments}/"), 404, ""),
     ] {
         assert_problem(client.get(&url).await, status, field).await;
     }

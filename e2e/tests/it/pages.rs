@@ -19,7 +19,7 @@ const MALICE: &str = "window.hostile=1";
 
 /// A message that payment-service cannot read, and whose every part would run if it were let.
 async fn park_something_hostile(shop: &shop::House) {
-    let hostile = format!("\"><img src=x onerror={MALICE}><script>{MALICE}</script>");
+    let hostile = hostile();
     let mut orders = PgConnection::connect(&shop.shop.orders.database_url)
         .await
         .expect("the orders' database");
@@ -40,6 +40,11 @@ async fn park_something_hostile(shop: &shop::House) {
         (parked > 0).then_some(())
     })
     .await;
+}
+
+/// Would run as markup, in an attribute and in a script.
+fn hostile() -> String {
+    format!("\"><img src=x onerror={MALICE}><script>{MALICE}</script>")
 }
 
 /// Where `./testbed/install-tools browser` has put what drives the browser.
@@ -73,6 +78,7 @@ async fn walk(base: &str, token: Option<&str>, steps: usize) {
         .env("BASE", base)
         .env("SHOTS", &shots)
         .env("MALICE", MALICE)
+        .env("KEY", hostile())
         .env("CHROMIUM", chromium())
         .stdin(Stdio::null())
         .kill_on_drop(true);
