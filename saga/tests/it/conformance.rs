@@ -241,12 +241,24 @@ async fn each_broken_promise_fails_exactly_its_cases() {
             _ => options(),
         };
         let report = try_toy(&broker, Some(*flaw), &options).await;
-        let is_right = report.failed() == *expected;
-        (!is_right).then(|| format!("{flaw:?}, of which {expected:?} were to fail\n{report}"))
+        let failed = report.failed();
+        // The storm finds by the order of arrival, which is chance: it may miss one.
+        let mut missed = expected.iter().filter(|case| !failed.contains(case));
+        let is_right = failed.iter().all(|case| expected.contains(case))
+            && missed.all(|case| *case == Case::Storm);
+        let wrong =
+            (!is_right).then(|| format!("{flaw:?}, of which {expected:?} were to fail\n{report}"));
+        (wrong, failed.contains(&Case::Storm))
     });
-    let wrong: Vec<Option<String>> = tried.buffer_unordered(FLAWS.len()).collect().await;
-    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    let tried: Vec<(Option<String>, bool)> = tried.buffer_unordered(FLAWS.len()).collect().await;
+    let found = tried.iter().filter(|(_, by_storm)| *by_storm).count();
+    let wrong: Vec<String> = tried.into_iter().filter_map(|(wrong, _)| wrong).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    let stormy = FLAWS
+        .iter()
+        .filter(|(_, cases)| cases.contains(&Case::Storm));
+    let stormy = stormy.count();
+    assert!(2 * found > stormy, "the storm found {found} of {stormy}");
 }
 
 #[test]
