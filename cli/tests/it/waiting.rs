@@ -1,7 +1,5 @@
 //! `--wait`.
 
-use std::time::Duration;
-
 use saga::operator::bulk::Bulks;
 use serde_json::{Value, json};
 
@@ -162,6 +160,20 @@ async fn turn(room: &Room, table: &str, asked_for: i64, and: &str) {
     room.run(and).await;
 }
 
+/// Until another session has looked at what is parked since now.
+async fn looks_again(room: &Room) {
+    let now = "select clock_timestamp()::text";
+    let now: String = sqlx::query_scalar(now).fetch_one(&room.pool).await.unwrap();
+    testbed::until(SOON, "it looks again", async || {
+        let looked = "select exists (select from pg_stat_activity where datname = current_database()
+             and pid <> pg_backend_pid() and query_start > $1::timestamptz and query like '%outbox.parked%')";
+        let looked = sqlx::query_scalar(looked).bind(&now);
+        let looked: bool = looked.fetch_one(&room.pool).await.unwrap();
+        looked.then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_replay_is_waited_for_until_the_message_is_gone_or_parked_again() {
     let room = crate::parked::room("wait_replay").await;
@@ -217,8 +229,8 @@ async fn all_that_is_selected_is_waited_for_with_what_follows_it() {
     let heads = "delete from outbox.parked where seq = 10";
     let (ran, ()) = tokio::join!(room.recompense(replay.split(' ')), async {
         turn(&room, "outbox.parked", 1, heads).await;
-        // Those behind it go by themselves, a little later.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Those behind it go by themselves, later: when it has looked and seen that nothing is asked for.
+        looks_again(&room).await;
         room.run("delete from outbox.parked where key = 'k'").await;
     });
     assert_eq!((ran.status, &*ran.stderr), (Some(0), ""));

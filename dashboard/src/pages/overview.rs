@@ -20,13 +20,13 @@ use crate::{
 struct Page {
     frame: Frame,
     samples: Vec<Sample>,
-    tiles: Vec<Tile>,
-    services: Vec<Service>,
+    now: Now,
 }
 
+/// How it is: asked for again every five seconds.
 #[derive(Template)]
 #[template(path = "now.html")]
-struct Part {
+struct Now {
     tiles: Vec<Tile>,
     services: Vec<Service>,
 }
@@ -55,8 +55,7 @@ pub(crate) async fn overview(State(dashboard): State<Dashboard>, visitor: Visito
     show(&Page {
         frame: Frame::new(&dashboard, &visitor, "/"),
         samples: dashboard.samples().to_vec(),
-        tiles: tiles(&dashboard).await,
-        services: services(&dashboard, &visitor).await,
+        now: Now::of(&dashboard, &visitor).await,
     })
 }
 
@@ -65,10 +64,16 @@ pub(crate) async fn overview(State(dashboard): State<Dashboard>, visitor: Visito
     responses((status = 200, description = "A part of a page", content_type = "text/html",
         body = String)))]
 pub(crate) async fn now(State(dashboard): State<Dashboard>, visitor: Visitor) -> Response {
-    show(&Part {
-        tiles: tiles(&dashboard).await,
-        services: services(&dashboard, &visitor).await,
-    })
+    show(&Now::of(&dashboard, &visitor).await)
+}
+
+impl Now {
+    async fn of(dashboard: &Dashboard, visitor: &Visitor) -> Self {
+        Self {
+            tiles: tiles(dashboard).await,
+            services: services(dashboard, visitor).await,
+        }
+    }
 }
 
 async fn tiles(dashboard: &Dashboard) -> Vec<Tile> {

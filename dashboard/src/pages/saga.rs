@@ -30,26 +30,11 @@ const EVENTS: usize = 500;
 #[template(path = "saga.html")]
 struct Page {
     frame: Frame,
-    saga: Saga,
-    sentence: String,
-    until: Option<DateTime<Utc>>,
-    then: &'static str,
-    started: String,
-    traces: Option<String>,
-    timeline: Timeline,
-    graph: Result<String, Refused>,
-    messages: Vec<Message>,
-    events: Vec<Recorded>,
-    more: bool,
-    base: String,
-    own: String,
-    operations: Vec<Operation>,
-    seq: i64,
-    steps: Vec<Step>,
-    actor: Option<String>,
-    may_act: bool,
+    state: StatePart,
+    operations: OperationsPart,
 }
 
+/// Where it is: asked for again whenever something was recorded.
 #[derive(Template)]
 #[template(path = "state.html")]
 struct StatePart {
@@ -68,6 +53,7 @@ struct StatePart {
     own: String,
 }
 
+/// What may be done now.
 #[derive(Template)]
 #[template(path = "operations.html")]
 struct OperationsPart {
@@ -169,26 +155,10 @@ pub(crate) async fn page(
     visitor: Visitor,
 ) -> Response {
     match look(&dashboard, &visitor, &id, &base(&headers)).await {
-        Ok(part) => show(&Page {
+        Ok(state) => show(&Page {
             frame: Frame::new(&dashboard, &visitor, "/sagas"),
-            operations: operations_of(&part.saga, &part.base),
-            seq: part.saga.summary.seq,
-            steps: part.saga.steps.clone(),
-            actor: visitor.name(),
-            may_act: visitor.may(Role::Operator),
-            saga: part.saga,
-            sentence: part.sentence,
-            until: part.until,
-            then: part.then,
-            started: part.started,
-            traces: part.traces,
-            timeline: part.timeline,
-            graph: part.graph,
-            messages: part.messages,
-            events: part.events,
-            more: part.more,
-            base: part.base,
-            own: part.own,
+            operations: OperationsPart::of(&state.saga, &visitor, &state.base),
+            state,
         }),
         Err(refused) => refuse(&dashboard, &visitor, refused),
     }
@@ -228,25 +198,26 @@ pub(crate) async fn operations(
         Err(refused) => return refuse_part(refused),
     };
     match dashboard.own().get::<Saga>(&visitor, &path).await {
-        Ok(saga) => show(&OperationsPart {
-            operations: operations_of(&saga, &base(&headers)),
-            seq: saga.summary.seq,
-            steps: saga.steps,
-            actor: visitor.name(),
-            may_act: visitor.may(Role::Operator),
-        }),
+        Ok(saga) => show(&OperationsPart::of(&saga, &visitor, &base(&headers))),
         Err(refused) => refuse_part(refused),
     }
 }
 
-fn operations_of(saga: &Saga, base: &str) -> Vec<Operation> {
-    let allowed = saga.allowed_operations.iter();
-    let mut operations: Vec<_> = allowed
-        .map(|allowed| Operation::of(saga, allowed, base))
-        .collect();
-    // What can be done first; otherwise as the API has it.
-    operations.sort_by_key(|operation| !operation.allowed);
-    operations
+impl OperationsPart {
+    fn of(saga: &Saga, visitor: &Visitor, base: &str) -> Self {
+        let allowed = saga.allowed_operations.iter();
+        let allowed = allowed.map(|allowed| Operation::of(saga, allowed, base));
+        let mut operations: Vec<_> = allowed.collect();
+        // What can be done first; otherwise as the API has it.
+        operations.sort_by_key(|operation| !operation.allowed);
+        Self {
+            operations,
+            seq: saga.summary.seq,
+            steps: saga.steps.clone(),
+            actor: visitor.name(),
+            may_act: visitor.may(Role::Operator),
+        }
+    }
 }
 
 async fn look(

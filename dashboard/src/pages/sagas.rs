@@ -65,9 +65,8 @@ struct Page {
     fields: [Field; 4],
     waits: [(&'static str, &'static str); 7],
     stuck: [&'static str; 5],
-    chips: Vec<Chip>,
-    rows: Vec<Row>,
-    next: Option<String>,
+    chips: Chips,
+    rows: Rows,
 }
 
 #[derive(Template)]
@@ -118,7 +117,7 @@ pub(crate) async fn list(
     visitor: Visitor,
 ) -> Response {
     let filter = Filter::of(query.as_deref(), &KNOWN);
-    let Rows { rows, next } = match find(&dashboard, &visitor, &filter).await {
+    let rows = match find(&dashboard, &visitor, &filter).await {
         Ok(found) => found,
         Err(refused) => return refuse(&dashboard, &visitor, refused),
     };
@@ -144,9 +143,8 @@ pub(crate) async fn list(
             ("person", "a person"),
         ],
         stuck: ["10s", "1m", "10m", "1h", "1d"],
-        chips: chips(&filter, None),
+        chips: Chips::of(&filter, None),
         rows,
-        next,
         filter,
     })
 }
@@ -180,9 +178,7 @@ pub(crate) async fn chips_part(
     let others = filter.without(&["status", "cursor", "limit"]);
     let path = format!("/sagas/count{}", others.after_path());
     match dashboard.own().get::<Count>(&visitor, &path).await {
-        Ok(count) => show(&Chips {
-            chips: chips(&filter, Some(&count)),
-        }),
+        Ok(count) => show(&Chips::of(&filter, Some(&count))),
         Err(refused) => refuse_part(refused),
     }
 }
@@ -211,26 +207,29 @@ fn row(saga: Summary, now: DateTime<Utc>) -> Row {
     }
 }
 
-fn chips(filter: &Filter, count: Option<&Count>) -> Vec<Chip> {
-    let on = filter.get("status");
-    let chip = |status: &'static str| Chip {
-        label: match status {
-            "" => "all",
-            status => status,
-        },
-        tone: words::tone(status),
-        link: format!(
-            "/sagas{}",
-            filter
-                .without(&["cursor"])
-                .with("status", status)
-                .after_path()
-        ),
-        is_on: on == status,
-        count: count.map(|count| match status {
-            "" => count.total,
-            status => count.of(status),
-        }),
-    };
-    std::iter::once("").chain(STATUSES).map(chip).collect()
+impl Chips {
+    fn of(filter: &Filter, count: Option<&Count>) -> Self {
+        let on = filter.get("status");
+        let chip = |status: &'static str| Chip {
+            label: match status {
+                "" => "all",
+                status => status,
+            },
+            tone: words::tone(status),
+            link: format!(
+                "/sagas{}",
+                filter
+                    .without(&["cursor"])
+                    .with("status", status)
+                    .after_path()
+            ),
+            is_on: on == status,
+            count: count.map(|count| match status {
+                "" => count.total,
+                status => count.of(status),
+            }),
+        };
+        let chips = std::iter::once("").chain(STATUSES).map(chip).collect();
+        Self { chips }
+    }
 }

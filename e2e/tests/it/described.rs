@@ -12,6 +12,7 @@ use axum::http::{Request, StatusCode, header};
 use chassis::health::{self, Readiness};
 use chassis::http::{Described, OpenApiRouter, described, guard, sections};
 use clap::Parser;
+use dashboard::POLICY;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use order_service::fulfilment::{Patience, coordinator};
 use saga::http::Streams;
@@ -247,6 +248,45 @@ async fn the_page_shows_every_route_and_runs_nothing() {
             assert!(is_there, "{name}: #{target} leads nowhere");
         }
     }
+}
+
+/// The database is away, so each is the page of a refusal: around it stands what stands around all.
+#[tokio::test]
+async fn a_browser_runs_nothing_of_a_page_but_what_is_served() {
+    for inline in ["unsafe", "data:", "*", "http"] {
+        assert!(!POLICY.contains(inline), "{inline}");
+    }
+    let (_, router) = services().swap_remove(0);
+    let document = document(&router).await;
+    let mut seen = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("methods") {
+            if operation["tags"][0] != "pages" || path.starts_with("/assets") {
+                continue;
+            }
+            seen += 1;
+            let request = Request::builder().method(method.to_uppercase().as_str());
+            let request = request.uri(concrete(path)).body(Body::empty());
+            let answer = guard(router.clone()).oneshot(request.expect("a request"));
+            let answer = answer.await.expect("an answer");
+            let headers = answer.headers();
+            let at = format!("{method} {path}");
+            assert_eq!(headers[header::CONTENT_SECURITY_POLICY], POLICY, "{at}");
+            assert_eq!(headers[header::CACHE_CONTROL], "no-store", "{at}");
+            let body = to_bytes(answer.into_body(), 10_000_000).await;
+            let page = String::from_utf8(body.expect("a body").to_vec()).expect("text");
+            for inline in ["<style", " style=", " onclick=", "javascript:"] {
+                assert!(!page.contains(inline), "{at}: {inline}");
+            }
+            let scripts = page.matches("<script").count();
+            assert_eq!(
+                scripts,
+                page.matches("<script src=\"/assets/").count(),
+                "{at}"
+            );
+        }
+    }
+    assert!(seen > 18, "{seen} pages and forms");
 }
 
 #[tokio::test]
