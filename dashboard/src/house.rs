@@ -96,7 +96,7 @@ impl Dashboard {
         self.with(|house| house.samples = samples)
     }
 
-    /// Links to a saga's traces: a URL with `{saga_id}` in it.
+    /// Links to traces: a URL with `{trace_id}` in it.
     #[must_use]
     pub fn with_traces(self, url: Option<String>) -> Self {
         self.with(|house| house.traces = url)
@@ -175,9 +175,10 @@ impl Dashboard {
         &self.0.samples
     }
 
-    pub(crate) fn traces(&self, saga_id: &str) -> Option<String> {
+    /// Where a trace is shown, if that is known.
+    pub(crate) fn trace(&self, trace_id: &str) -> Option<String> {
         let url = self.0.traces.as_ref()?;
-        Some(url.replace("{saga_id}", saga_id))
+        Some(url.replace("{trace_id}", trace_id))
     }
 }
 

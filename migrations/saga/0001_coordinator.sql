@@ -121,6 +121,9 @@ create table saga.event (
     kind        text        not null,
     -- As it was written: it is read whole, never searched.
     body        json        not null,
+    -- Of what came or went in a message: its record in the broker, and the trace. Only told, never
+    -- decided upon.
+    origin      json,
     recorded_at timestamptz not null default clock_timestamp(),
     constraint event_pkey primary key (saga_id, seq),
     constraint event_seq_positive check (seq > 0)
@@ -137,6 +140,8 @@ create table saga.pending (
     outcome    text        not null,
     kind       text        not null,
     payload    bytea,
+    -- As in saga.event.
+    origin     json,
     arrived_at timestamptz not null default clock_timestamp(),
     constraint pending_pkey primary key (id)
 );

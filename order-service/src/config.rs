@@ -88,9 +88,9 @@ pub struct Config {
     )]
     pub dashboard_neighbours: Vec<Neighbour>,
 
-    /// Where a saga's traces are shown, with `{saga_id}` in it, to be linked from its page. Of
-    /// Zipkin: `http://localhost:9411/zipkin/?annotationQuery=saga_id%3D{saga_id}`.
-    #[arg(long, env = "TRACES_URL", value_name = "URL")]
+    /// Where a trace is shown, with `{trace_id}` in it, to be linked from its saga's page. Of
+    /// Zipkin: `http://localhost:9411/zipkin/traces/{trace_id}`.
+    #[arg(long, env = "TRACES_URL", value_name = "URL", value_parser = traces_url)]
     pub traces_url: Option<String>,
 }
 
@@ -98,5 +98,13 @@ fn positive(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("must be longer than nothing".to_owned()),
         time => Ok(time),
+    }
+}
+
+fn traces_url(url: &str) -> Result<String, String> {
+    let is_web = ["http://", "https://"].iter().any(|s| url.starts_with(s));
+    match is_web && url.contains("{trace_id}") {
+        true => Ok(url.to_owned()),
+        false => Err("give an address like http://localhost:9411/zipkin/traces/{trace_id}".into()),
     }
 }

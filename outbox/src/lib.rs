@@ -45,7 +45,7 @@ pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use message::{Headers, Message, Payload, Received};
 pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 pub use telemetry::describe_metrics;
-pub use trace::{carry, follow};
+pub use trace::{carry, follow, resume};
 
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();

@@ -27,6 +27,7 @@ pub mod intervention;
 
 mod agenda;
 pub mod decide;
+mod origin;
 mod table;
 
 pub mod coordinator;

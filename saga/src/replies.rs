@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     coordinator::{Coordinator, Turns},
-    event::Input,
+    origin::Origin,
     pending::{self, Waiting},
     table, wire,
 };
@@ -61,7 +61,7 @@ impl Replies {
             let span = info_span!("saga.reply", %saga_id, step, phase, outcome);
             turns.because_of(saga_id, &span, outbox::follow(&span, message));
             let _inside = span.enter();
-            let instance = turns.take(saga_id, &Input::Reply(reply))?;
+            let instance = turns.take_answer(reply, &Origin::of_answer(message))?;
             debug!(status = %instance.status, seq = instance.seq, "reply handled");
         }
         turns.write(tx).await?;
@@ -87,5 +87,6 @@ fn waiting(reply: wire::Reply, message: &Received) -> Waiting {
         outcome: reply.outcome,
         kind: message.kind.clone(),
         payload: message.payload.clone().unwrap_or_default(),
+        origin: Origin::of_answer(message),
     }
 }

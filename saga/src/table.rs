@@ -10,7 +10,10 @@
 //! time; where that is not possible, in an update, conditions that are always true let the planner
 //! expect one row.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -24,6 +27,7 @@ use crate::{
     instance::{Instance, StepState, StepStatus, Waiting, WaitingFor},
     locks::Granted,
     operation::Phase,
+    origin::Origin,
     wire::Outcome,
 };
 
@@ -74,6 +78,7 @@ pub(crate) async fn insert_instance(
     tx: &mut PgTransaction<'_>,
     instance: &Instance,
     events: &[Event],
+    origins: &[Option<Origin>],
     timers: &[(&Timer, Duration)],
 ) -> Result<Option<DateTime<Utc>>, Error> {
     let id = instance.id;
@@ -83,6 +88,7 @@ pub(crate) async fn insert_instance(
         saga_id: id,
         last_seq: 0,
         events,
+        origins,
     };
     let recorded = Recorded::of(&[history])?;
     let entries: Vec<_> = timers.iter().map(|(timer, _)| Place::of(timer)).collect();
@@ -115,9 +121,10 @@ pub(crate) async fn insert_instance(
                on conflict do nothing
                returning id),
            recorded as (
-               insert into saga.event (saga_id, seq, kind, body)
-               select begun.id, new.seq, new.kind, new.body::json
-               from begun, unnest($28::bigint[], $29::text[], $30::text[]) as new (seq, kind, body))
+               insert into saga.event (saga_id, seq, kind, body, origin)
+               select begun.id, new.seq, new.kind, new.body::json, new.origin::json
+               from begun, unnest($28::bigint[], $29::text[], $30::text[], $31::text[])
+                           as new (seq, kind, body, origin))
            select statement_timestamp() as "now!" from begun"#,
         id,
         instance.definition,
@@ -149,6 +156,7 @@ pub(crate) async fn insert_instance(
         &recorded.seqs,
         &recorded.kinds,
         &recorded.bodies,
+        recorded.origins as Vec<Option<String>>,
     )
     .fetch_optional(&mut **tx)
     .await?;
@@ -234,10 +242,10 @@ pub(crate) async fn move_on(
                  and new.expected > 0 and new.seq > new.expected and new.version > 0
                returning 1),
            recorded as (
-               insert into saga.event (saga_id, seq, kind, body)
-               select new.saga_id, new.seq, new.kind, new.body::json
-               from unnest($22::uuid[], $23::bigint[], $24::text[], $25::text[])
-                    as new (saga_id, seq, kind, body))
+               insert into saga.event (saga_id, seq, kind, body, origin)
+               select new.saga_id, new.seq, new.kind, new.body::json, new.origin::json
+               from unnest($22::uuid[], $23::bigint[], $24::text[], $25::text[], $26::text[])
+                    as new (saga_id, seq, kind, body, origin))
            select count(*) as "moved!" from moved"#,
         &ids,
         &expected,
@@ -263,7 +271,8 @@ pub(crate) async fn move_on(
         &new.ids,
         &new.seqs,
         &new.kinds,
-        &new.bodies
+        &new.bodies,
+        new.origins as Vec<Option<String>>
     )
     .fetch_one(&mut **tx)
     .await?)
@@ -341,6 +350,8 @@ pub(crate) struct History<'a> {
     pub(crate) saga_id: Uuid,
     pub(crate) last_seq: i64,
     pub(crate) events: &'a [Event],
+    /// Of each event.
+    pub(crate) origins: &'a [Option<Origin>],
 }
 
 /// Appends to histories.
@@ -350,14 +361,15 @@ pub(crate) async fn append_events(
 ) -> Result<(), Error> {
     let new = Recorded::of(histories)?;
     sqlx::query!(
-        "insert into saga.event (saga_id, seq, kind, body)
-         select new.saga_id, new.seq, new.kind, new.body::json
-         from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[])
-              as new (saga_id, seq, kind, body)",
+        "insert into saga.event (saga_id, seq, kind, body, origin)
+         select new.saga_id, new.seq, new.kind, new.body::json, new.origin::json
+         from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[])
+              as new (saga_id, seq, kind, body, origin)",
         &new.ids,
         &new.seqs,
         &new.kinds,
-        &new.bodies
+        &new.bodies,
+        new.origins as Vec<Option<String>>
     )
     .execute(&mut **tx)
     .await?;
@@ -371,13 +383,17 @@ struct Recorded {
     seqs: Vec<i64>,
     kinds: Vec<String>,
     bodies: Vec<String>,
+    origins: Vec<Option<String>>,
 }
 
 impl Recorded {
     fn of(histories: &[History<'_>]) -> Result<Self, Error> {
         let mut recorded = Self::default();
         for history in histories {
-            for (seq, event) in (history.last_seq + 1..).zip(history.events) {
+            let told = history.events.iter().zip(history.origins);
+            for (seq, (event, origin)) in (history.last_seq + 1..).zip(told) {
+                let origin = origin.as_ref().map(|origin| text(history.saga_id, origin));
+                recorded.origins.push(origin.transpose()?);
                 recorded.ids.push(history.saga_id);
                 recorded.seqs.push(seq);
                 recorded.kinds.push(event.kind().to_owned());
@@ -572,6 +588,28 @@ pub(crate) async fn lock_due_instances(
     .await?;
     let parsed = rows.into_iter().map(|row| row.parse(Duration::ZERO));
     parsed.collect()
+}
+
+/// The `traceparent` that each of these sagas was last on, of those that were on one within the last
+/// hour. A saga may live for weeks; a trace should not, and whoever samples or stores it expects its
+/// spans together.
+pub(crate) async fn last_traces(
+    tx: &mut PgTransaction<'_>,
+    ids: &[Uuid],
+) -> Result<BTreeMap<Uuid, String>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select saga.id as "id!", last.trace as "trace!"
+           from unnest($1::uuid[]) as saga (id)
+           cross join lateral (
+               select origin ->> 'trace' as trace from saga.event
+               where saga_id = saga.id and origin ->> 'trace' is not null
+                 and recorded_at > statement_timestamp() - interval '1 hour'
+               order by seq desc limit 1) as last"#,
+        ids
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.trace)).collect())
 }
 
 /// Puts off looking at the timers of a saga whose firing failed, each time for longer, up to five

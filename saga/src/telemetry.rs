@@ -36,7 +36,7 @@
 //! | `saga.start` | one start |
 //! | `saga.reply` | one reply, decided, and the hooks that follow from it |
 //! | `saga.timer` | what a saga's timer, or a claim that was granted, leads to |
-//! | `saga.kept_replies` | the turn of one saga whose replies were kept |
+//! | `saga.kept_reply` | the turn of one saga whose reply was kept |
 //! | `saga.intervention` | one intervention of a person |
 //! | `saga.bulk` | the turn of one saga of a bulk operation |
 //! | `saga.command` | one command at a participant |

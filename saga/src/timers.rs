@@ -157,9 +157,10 @@ impl Timers {
         if ids.is_empty() {
             return Ok((ids, Ok(0)));
         }
+        let traces = table::last_traces(&mut tx, &ids).await?;
         let mut turns = Turns::of(&self.coordinator, loaded);
         let fired = async {
-            let fired = turns.fire()?;
+            let fired = turns.fire(&traces)?;
             turns.write(&mut tx).await?;
             Ok(fired)
         };

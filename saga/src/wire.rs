@@ -18,6 +18,7 @@ use crate::{
     error::without_content,
     event::{self, Answer},
     operation::Operation,
+    origin::Place,
     words::words,
 };
 
@@ -31,7 +32,7 @@ pub const STEP: &str = "saga-step";
 pub const PHASE: &str = "saga-phase";
 /// One execution of the step.
 pub const ROUND: &str = "saga-round";
-/// Which sending of the same operation this is; commands only.
+/// Which sending of the same operation this is, or answers.
 pub const ATTEMPT: &str = "saga-attempt";
 /// The correlation key, see [`Operation::key`].
 pub const OP_KEY: &str = "saga-op-key";
@@ -44,6 +45,9 @@ pub const EXPIRES_AT: &str = "saga-expires-at";
 pub const PROBE: &str = "saga-probe";
 /// How long after it was sent an action may be begun. Participants keep their barrier rows longer.
 pub const COMMAND_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The record of the command that is answered, `partition/offset`; replies only. For whoever looks
+/// for it; nothing is decided by it.
+pub const IN_REPLY_TO: &str = "saga-in-reply-to";
 /// What came of it; replies only.
 pub const OUTCOME: &str = "saga-outcome";
 
@@ -169,12 +173,21 @@ impl Command {
         }
     }
 
-    /// The message that answers this command.
+    /// The message that answers this command, which came in `asked`.
     #[must_use]
-    pub fn reply(&self, outcome: Outcome, kind: &str, payload: Vec<u8>) -> Message {
+    pub fn reply(
+        &self,
+        asked: &Received,
+        outcome: Outcome,
+        kind: &str,
+        payload: Vec<u8>,
+    ) -> Message {
         let mut message = Message::raw(&self.reply_topic, self.operation.saga_id, kind, payload);
         message.headers = operation_headers(&self.operation, self.op_key);
-        message.with_header(OUTCOME, outcome.as_str())
+        message
+            .with_header(ATTEMPT, self.attempt.to_string())
+            .with_header(IN_REPLY_TO, Place::of(asked).to_string())
+            .with_header(OUTCOME, outcome.as_str())
     }
 }
 

@@ -104,6 +104,7 @@ pub(crate) struct Message {
     pub(crate) parked: Option<String>,
     pub(crate) partition: Option<i32>,
     pub(crate) offset: Option<i64>,
+    pub(crate) trace_id: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -43,7 +43,8 @@ struct StatePart {
     until: Option<DateTime<Utc>>,
     then: &'static str,
     started: String,
-    traces: Option<String>,
+    /// Each once, in order.
+    traces: Vec<Trace>,
     timeline: Timeline,
     graph: Result<String, Refused>,
     messages: Vec<Message>,
@@ -51,6 +52,38 @@ struct StatePart {
     more: bool,
     base: String,
     own: String,
+}
+
+/// A trace, and where it is shown.
+#[derive(Debug, PartialEq, Eq)]
+struct Trace {
+    id: String,
+    url: String,
+}
+
+impl Trace {
+    /// Of these messages, as far as it is known where traces are shown.
+    fn all_of(messages: &[Message], url_of: impl Fn(&str) -> Option<String>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for id in messages
+            .iter()
+            .filter_map(|message| message.trace_id.as_ref())
+        {
+            let is_new = !all.iter().any(|trace| trace.id == *id);
+            if let Some(url) = url_of(id).filter(|_| is_new) {
+                let id = id.clone();
+                all.push(Self { id, url });
+            }
+        }
+        all
+    }
+}
+
+impl StatePart {
+    fn trace_of(&self, message: &Message) -> Option<&Trace> {
+        let id = message.trace_id.as_ref()?;
+        self.traces.iter().find(|trace| trace.id == *id)
+    }
 }
 
 /// What may be done now.
@@ -251,7 +284,7 @@ async fn look(
         then: words::then(what),
         until,
         started: words::moment(saga.summary.created_at, now),
-        traces: dashboard.traces(id),
+        traces: Trace::all_of(&messages.messages, |id| dashboard.trace(id)),
         timeline: Timeline::of(
             &saga.steps,
             &events.events,

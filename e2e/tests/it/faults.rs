@@ -518,6 +518,7 @@ fn nonsense(topic: &str, key: &str) -> Vec<Record> {
     let with = |headers: Vec<(String, Option<Vec<u8>>)>, payload: Option<&[u8]>| Record {
         topic: topic.to_owned(),
         partition: None,
+        offset: None,
         key: Some(key.as_bytes().to_vec()),
         payload: payload.map(<[u8]>::to_vec),
         headers,

@@ -36,4 +36,5 @@ mod trials;
 
 mod observe;
 
+mod records;
 mod traced;

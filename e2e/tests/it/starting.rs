@@ -114,6 +114,12 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
         ("order-service", "STEP_TIMEOUT", "0s"),
         ("order-service", "STEP_TIMEOUT", "10"),
         ("order-service", "STEP_ATTEMPTS", "0"),
+        (
+            "order-service",
+            "TRACES_URL",
+            "http://localhost:9411/zipkin",
+        ),
+        ("order-service", "TRACES_URL", "zipkin/{trace_id}"),
         ("payment-service", "TOPIC_PARTITIONS", "0"),
         ("delivery-service", "TOPIC_PARTITIONS", "many"),
         ("notification-service", "TOPIC_PARTITIONS", "1001"),

@@ -35,6 +35,8 @@ pub(crate) struct Record {
     pub(crate) topic: String,
     /// Where it was read, and is to be written; `None` leaves the choice to its key.
     pub(crate) partition: Option<i32>,
+    /// Where it was read; nothing is written by it.
+    pub(crate) offset: Option<i64>,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) payload: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
@@ -43,8 +45,13 @@ pub(crate) struct Record {
 impl Record {
     /// The sender's message id, if it has one.
     pub(crate) fn id(&self) -> Option<Uuid> {
-        let (_, id) = self.headers.iter().find(|(name, _)| name == "ce_id")?;
-        std::str::from_utf8(id.as_deref()?).ok()?.parse().ok()
+        self.header("ce_id")?.parse().ok()
+    }
+
+    /// The text of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
     }
 }
 
@@ -116,6 +123,7 @@ fn record(message: &impl Message) -> Record {
     Record {
         topic: message.topic().to_owned(),
         partition: Some(message.partition()),
+        offset: Some(message.offset()),
         key: message.key().map(<[u8]>::to_vec),
         payload: message.payload().map(<[u8]>::to_vec),
         headers: headers.unwrap_or_default(),

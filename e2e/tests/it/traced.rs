@@ -9,7 +9,7 @@ use testbed::shop::Options;
 use testbed::{Kafka, Shop, until};
 use uuid::Uuid;
 
-use crate::shop::{Client, SOON, delivered_to, order};
+use crate::shop::{Client, SOON, delivered_to, order, paid_with};
 
 /// An order that is fulfilled. Of spans with one parent those come first whose line does: `create`,
 /// `process`, what the sagas do, `send`.
@@ -92,6 +92,37 @@ POST /v1/orders [order-service]
       send payments.commands [relay]
 ";
 
+/// An order whose payment is never answered: what a timer does stands on the same trace.
+const GIVEN_UP: &str = "\
+POST /v1/orders [order-service]
+  create orders.events [order-service] order.placed.v1
+    process orders.events [notification-service] order.placed.v1
+    send orders.events [relay]
+  saga.start [order-service]
+    create payments.commands [order-service] payment.authorize.v1
+      process payments.commands [payment-service] payment.authorize.v1
+      saga.command [payment-service] authorize-payment action silent
+      send payments.commands [relay]
+    saga.timer [order-service] authorize-payment
+    saga.timer [order-service] authorize-payment
+      create payments.commands [order-service] payment.authorize.v1
+        process payments.commands [payment-service] payment.authorize.v1
+        saga.command [payment-service] authorize-payment action silent
+        send payments.commands [relay]
+      saga.timer [order-service] authorize-payment
+        create payments.commands [order-service] payment.release.v1
+          process payments.commands [payment-service] payment.release.v1
+          saga.command [payment-service] authorize-payment compensation null_compensated
+            create orders.replies [payment-service] saga.null_compensated.v1
+              process orders.replies [order-service] saga.null_compensated.v1
+              saga.reply [order-service] authorize-payment compensation null_compensated
+                create orders.events [order-service] order.rejected.v1
+                  process orders.events [notification-service] order.rejected.v1
+                  send orders.events [relay]
+              send orders.replies [relay]
+          send payments.commands [relay]
+";
+
 /// Who asks, in the first place.
 const CALLER: &str = "00f067aa0ba902b7";
 
@@ -106,6 +137,7 @@ async fn an_order_is_one_trace_from_its_request_to_the_last_letter_and_so_is_one
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let options = Options {
         prefix: format!("e2e_traced_{}_", Uuid::now_v7().simple()),
+        step_timeout: Some("2s".to_owned()),
         environment: environment.to_vec(),
         ..Options::default()
     };
@@ -116,12 +148,18 @@ async fn an_order_is_one_trace_from_its_request_to_the_last_letter_and_so_is_one
     // One after the other, so that each message travels alone.
     let fulfilled = place(&client, &order(Uuid::now_v7()), "confirmed").await;
     let turned_back = place(&client, &delivered_to(Uuid::now_v7(), "00000"), "rejected").await;
+    let silent = paid_with(Uuid::now_v7(), "pm_timeout");
+    let given_up = place(&client, &silent, "rejected").await;
     assert_lines_name(&shop, &fulfilled);
     end(&mut shop).await;
 
     let made = collector.made();
     assert_eq!(collector.garbage(), 0);
-    for (trace, expected) in [(&fulfilled, FULFILLED), (&turned_back, TURNED_BACK)] {
+    for (trace, expected) in [
+        (&fulfilled, FULFILLED),
+        (&turned_back, TURNED_BACK),
+        (&given_up, GIVEN_UP),
+    ] {
         let spans: Vec<&Made> = made
             .iter()
             .filter(|made| trace_of(made) == *trace)
@@ -136,7 +174,7 @@ async fn an_order_is_one_trace_from_its_request_to_the_last_letter_and_so_is_one
         spans.iter().for_each(|made| assert_described(made, &spans));
     }
     let elsewhere = made.iter().filter(|made| {
-        let ours = [&fulfilled, &turned_back].contains(&&trace_of(made));
+        let ours = [&fulfilled, &turned_back, &given_up].contains(&&trace_of(made));
         // Who asks whether they are ready, and reads what became of an order.
         !ours && !made.span.name.starts_with("GET ")
     });
@@ -151,6 +189,13 @@ async fn place(client: &Client, order: &Value, ends: &str) -> String {
         .place_within(&format!("00-{trace}-{CALLER}-01"), order)
         .await;
     assert_eq!(client.ended(order.id, SOON).await.status, ends);
+    let url = format!("{}/v1/sagas/{}/messages", client.orders, order.saga_id);
+    let told: Value = client.read(&url).await;
+    let messages = told["messages"].as_array().expect("messages");
+    assert!(
+        messages.iter().all(|message| message["trace_id"] == trace),
+        "{told:#}"
+    );
     until(SOON, "the last letter", async || {
         let letters = client.notifications_of(order.id).await;
         let last = |template: &str| template.ends_with(ends);

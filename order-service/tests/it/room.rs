@@ -151,9 +151,9 @@ impl Room {
         kind: &str,
         payload: Vec<u8>,
     ) {
-        let command = self.last("%.commands", &order["saga_id"]).await;
-        let command = Command::parse(&command).expect("a command");
-        let reply = received(command.reply(outcome, kind, payload));
+        let asked = self.last("%.commands", &order["saga_id"]).await;
+        let command = Command::parse(&asked).expect("a command");
+        let reply = received(command.reply(&asked, outcome, kind, payload));
         let mut tx = self.pool.begin().await.expect("a transaction");
         let replies = self.coordinator.replies();
         let batch = std::slice::from_ref(&reply);

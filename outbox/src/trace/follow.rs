@@ -17,10 +17,25 @@ use crate::{
 /// carry the trace on; where no trace is recorded, those that came.
 #[must_use]
 pub fn follow(span: &tracing::Span, message: &Received) -> Vec<(&'static str, String)> {
-    let came = message
-        .header(TRACEPARENT)
-        .and_then(|traceparent| read(traceparent, message.header(TRACESTATE)));
-    let Some(came) = came else {
+    match message.header(TRACEPARENT) {
+        Some(traceparent) => go_on(span, traceparent, message.header(TRACESTATE)),
+        None => Vec::new(),
+    }
+}
+
+/// As [`follow`], from a `traceparent` that was kept: for work that a message caused and that is
+/// done later, a retry for example.
+#[must_use]
+pub fn resume(span: &tracing::Span, traceparent: &str) -> Vec<(&'static str, String)> {
+    go_on(span, traceparent, None)
+}
+
+fn go_on(
+    span: &tracing::Span,
+    traceparent: &str,
+    tracestate: Option<&str>,
+) -> Vec<(&'static str, String)> {
+    let Some(came) = read(traceparent, tracestate) else {
         return Vec::new();
     };
     // Fails only where there is no OpenTelemetry layer.
@@ -89,6 +104,7 @@ mod tests {
             (TRACESTATE, "vendor=one".to_owned()),
         ];
         assert_eq!(headers, expected);
+        assert_eq!(resume(&span, CAME), [(TRACEPARENT, CAME.to_owned())]);
     }
 
     #[test]
@@ -96,6 +112,7 @@ mod tests {
         let span = tracing::Span::none();
         assert_eq!(follow(&span, &received(&[])), []);
         assert_eq!(follow(&span, &received(&[(TRACEPARENT, "nonsense")])), []);
+        assert_eq!(resume(&span, "nonsense"), []);
         assert_eq!(carry(&span), []);
     }
 }

@@ -29,6 +29,6 @@ mod send;
 mod tracer;
 
 pub(crate) use create::{Create, Creating};
-pub use follow::{carry, follow};
+pub use follow::{carry, follow, resume};
 pub(crate) use process::{process, process_failed};
 pub(crate) use send::Sends;

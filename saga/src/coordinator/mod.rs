@@ -16,7 +16,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     event::{Input, LockAnswer},
     instance::Instance,
     locks::{self, Acquired, Claim},
+    origin::Origin,
     replies::Replies,
     table::{self, Versions},
     timers::Timers,
@@ -136,7 +137,9 @@ impl Coordinator {
         let (instance, decision) = decide::start(&defined.plan, saga_id, business_key, &data)?;
         let claims = claims_of(&decision.effects, saga_id);
         let timers = turns::timers_of(&decision.effects);
-        let inserted = table::insert_instance(tx, &instance, &decision.events, &timers).await?;
+        let events = &decision.events;
+        let origins = Origin::of_each(events, None, &outbox::carry(&Span::current()));
+        let inserted = table::insert_instance(tx, &instance, events, &origins, &timers).await?;
         let Some(now) = inserted else {
             let existing = table::load_by_business_key(tx, definition, business_key).await?;
             return Ok(existing.ok_or(Error::IdTaken(saga_id))?.instance);

@@ -17,10 +17,11 @@ use crate::{
     coordinator::{Coordinator, Defined},
     decide::{self, Command, Decision, Effect},
     definition::{Ended, Hooks, Parked, StepSettled},
-    event::{Event, Input, Timer},
+    event::{Event, Input, Reply, Timer},
     instance::{Instance, Status},
     intervention::Intervention,
     locks,
+    origin::Origin,
     table::{self, Anomaly, History, Loaded, Moved, Rescheduled, corrupt},
     telemetry, wire,
 };
@@ -49,6 +50,8 @@ struct Taking {
     looked: bool,
     claims_resources: bool,
     events: Vec<Event>,
+    /// Of each event.
+    origins: Vec<Option<Origin>>,
     effects: Vec<Effect>,
     /// What its hooks are run in.
     span: Span,
@@ -74,6 +77,7 @@ impl<'c> Turns<'c> {
                 looked: false,
                 claims_resources: !instance.locks.is_empty(),
                 events: Vec::new(),
+                origins: Vec::new(),
                 effects: Vec::new(),
                 span: Span::none(),
                 trace: Trace::new(),
@@ -102,6 +106,8 @@ impl<'c> Turns<'c> {
             recorded: decision.events.len(),
             looked: false,
             claims_resources: !instance.locks.is_empty(),
+            // They are written.
+            origins: vec![None; decision.events.len()],
             events: decision.events,
             effects: Vec::new(),
             span: Span::none(),
@@ -138,19 +144,35 @@ impl<'c> Turns<'c> {
     /// [`Error::UnknownSaga`], [`Error::UnknownDefinition`] where this replica lacks its version,
     /// and what [`decide`](decide::decide) says. Nothing is decided then.
     pub(crate) fn take(&mut self, id: Uuid, input: &Input) -> Result<&Instance, Error> {
+        self.take_from(id, input, None)
+    }
+
+    /// As [`Turns::take`], of an answer and where it came from.
+    pub(crate) fn take_answer(&mut self, reply: Reply, from: &Origin) -> Result<&Instance, Error> {
+        let id = reply.operation.saga_id;
+        self.take_from(id, &Input::Reply(reply), Some(from))
+    }
+
+    fn take_from(
+        &mut self,
+        id: Uuid,
+        input: &Input,
+        answer: Option<&Origin>,
+    ) -> Result<&Instance, Error> {
         let taking = self.sagas.get_mut(&id).ok_or(Error::UnknownSaga(id))?;
         let defined = self.coordinator.pinned(&taking.instance)?;
-        taking.go_on(decide::step(&defined.plan, taking.instance.clone(), input)?);
+        let decided = decide::step(&defined.plan, taking.instance.clone(), input)?;
+        taking.go_on(decided, answer);
         Ok(&taking.instance)
     }
 
     /// Decides about every timer that is due, the longest overdue of a saga first. How many there
-    /// were.
+    /// were. `traces`: the `traceparent` each saga was last on, on which it goes on.
     ///
     /// # Errors
     ///
     /// As [`Turns::take`], and [`Error::Corrupt`].
-    pub(crate) fn fire(&mut self) -> Result<usize, Error> {
+    pub(crate) fn fire(&mut self, traces: &BTreeMap<Uuid, String>) -> Result<usize, Error> {
         let mut due = Vec::new();
         for (&id, taking) in &mut self.sagas {
             taking.looked = true;
@@ -165,7 +187,11 @@ impl<'c> Turns<'c> {
                 Timer::Deadline | Timer::Lock { .. } => "",
             };
             let span = info_span!("saga.timer", saga_id = %id, step);
-            self.because_of(id, &span, outbox::carry(&span));
+            let trace = match traces.get(&id) {
+                Some(traceparent) => outbox::resume(&span, traceparent),
+                None => outbox::carry(&span),
+            };
+            self.because_of(id, &span, trace);
             let _inside = span.enter();
             self.take(id, &Input::Timer(timer))?;
         }
@@ -188,7 +214,7 @@ impl<'c> Turns<'c> {
         let to = self.coordinator.version(&taking.instance.definition, to)?;
         let instance = taking.instance.clone();
         let decided = decide::advance_under(&from.plan, &to.plan, instance, intervention)?;
-        taking.go_on(decided);
+        taking.go_on(decided, None);
         Ok(&taking.instance)
     }
 
@@ -234,8 +260,15 @@ impl<'c> Turns<'c> {
 }
 
 impl Taking {
-    fn go_on(&mut self, (instance, decision): (Instance, Decision)) {
+    /// `answer`: where the answer that was decided about came from.
+    fn go_on(&mut self, (instance, decision): (Instance, Decision), answer: Option<&Origin>) {
         self.instance = instance;
+        let carried = match self.trace.is_empty() {
+            true => &outbox::carry(&Span::current()),
+            false => &self.trace,
+        };
+        let origins = Origin::of_each(&decision.events, answer, carried);
+        self.origins.extend(origins);
         self.events.extend(decision.events);
         self.also(decision.effects);
     }
@@ -280,6 +313,7 @@ impl Taking {
             saga_id: self.instance.id,
             last_seq: self.instance.seq - events.len() as i64,
             events,
+            origins: &self.origins[self.recorded..],
         }
     }
 }

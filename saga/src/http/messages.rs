@@ -2,8 +2,9 @@
 //!
 //! The history is what this is told from: it is there as long as the saga. Beside it stand the parked
 //! messages, on either side of the pipe. The log of the outbox is not asked: it knows no saga,
-//! and is emptied once it is sent. So a message that went its way has no partition and no offset here;
-//! those are the broker's, and who needs them finds the record by its key, the saga's id.
+//! and is emptied once it is sent. So where a record stands in the broker is told by whoever read it: of a
+//! reply by the coordinator, of a command by the participant, in its reply. A command that nobody has
+//! answered yet is found there by its key, the saga's id.
 
 use axum::{Json, extract::State};
 use outbox::{incoming::parked as inbox, operator::parked as outbox_side};
@@ -20,22 +21,27 @@ use crate::{
         problem::Problem,
         query::{EventsQuery, Pairs, saga_id},
         table,
-        view::{Direction, MessageView, Messages, Recorded},
+        view::{Direction, MessageView, Messages},
     },
     instance::Instance,
     operation::{Operation, Phase},
+    origin::Origin,
     wire::{self, Outcome},
 };
 
 /// How many parked messages of a saga are looked at, on each side.
 const PARKED: i64 = 20;
 
+/// How many answers are looked through for the records of a page's commands, for each message of it:
+/// nearly always an answer follows close behind.
+const ANSWERS: i64 = 2;
+
 /// Each command and each reply of a saga, in order
 ///
-/// Told from the history: topic, attempt, op_key and what was answered. A message that is parked
-/// names its place in `/parked`. A parked reply, which the history does not know, comes last. A
-/// message that went its way has no partition and no offset: look for the saga's id, which is its
-/// record key.
+/// Told from the history: topic, partition, offset, attempt, op_key, trace and what was answered. A
+/// message that is parked names its place in `/parked`. A parked reply, which the history does not
+/// know, comes last. A command has a partition and an offset once it is answered: its participant
+/// says them. Until then look for the saga's id, which is its record key.
 #[utoipa::path(get, path = "/sagas/{id}/messages", tag = "sagas", operation_id = "saga_messages",
     params(params::Id, params::History),
     responses((status = 200, description = "A page", body = Messages)))]
@@ -56,10 +62,10 @@ pub(crate) async fn messages(
         coordinator: &coordinator,
         instance: saga.instance(),
     };
-    let messages = events
-        .into_iter()
-        .filter_map(|event| desk.message(event).transpose());
-    let mut messages: Vec<MessageView> = messages.collect::<Result<_, Error>>()?;
+    let messages = events.into_iter().filter_map(|event| desk.message(event));
+    let mut messages: Vec<MessageView> = messages.collect();
+    let answers = table::answers(&pool, id, query.after, ANSWERS * query.limit).await?;
+    find_records(&answers, &mut messages);
     find_parked_commands(&pool, id, &mut messages).await?;
     if next_after.is_none() {
         let parked = parked_replies(&pool, id, coordinator.reply_topic()).await?;
@@ -90,12 +96,9 @@ struct Said {
 }
 
 impl Desk<'_> {
-    fn message(&self, recorded: Recorded) -> Result<Option<MessageView>, Error> {
-        let corrupt = |error| crate::table::corrupt(self.instance.id, error);
-        let event: Event = serde_json::from_value(recorded.event).map_err(corrupt)?;
-        let Some(said) = said(event) else {
-            return Ok(None);
-        };
+    /// None where no message is told of.
+    fn message(&self, told: table::Correspondence) -> Option<MessageView> {
+        let (said, origin) = (said(told.event)?, told.origin);
         let operation = Operation {
             saga_id: self.instance.id,
             step: said.step,
@@ -103,15 +106,15 @@ impl Desk<'_> {
             round: said.round,
         };
         let (topic, kind) = self.address(said.direction, &operation);
-        Ok(Some(MessageView {
+        Some(MessageView {
             direction: said.direction,
-            seq: Some(recorded.seq),
-            at: recorded.at,
+            seq: Some(told.seq),
+            at: told.at,
             op_key: operation.key(),
             step: operation.step,
             phase: operation.phase,
             round: operation.round,
-            attempt: said.attempt,
+            attempt: said.attempt.or(origin.attempt),
             probe: said.probe,
             outcome: said.outcome,
             counted: said.counted,
@@ -119,9 +122,10 @@ impl Desk<'_> {
             kind,
             key: self.instance.id,
             parked: None,
-            partition: None,
-            offset: None,
-        }))
+            partition: origin.record.map(|record| record.partition),
+            offset: origin.record.map(|record| record.offset),
+            trace_id: origin.trace_id(),
+        })
     }
 
     /// None where this replica does not know the saga's version, or its steps have changed.
@@ -210,6 +214,26 @@ fn said(event: Event) -> Option<Said> {
     })
 }
 
+/// Says where the commands stand in the broker, as their answers tell.
+fn find_records(answers: &[(Event, Origin)], messages: &mut [MessageView]) {
+    for (event, origin) in answers {
+        let (Some(answered), Some(record)) = (said(event.clone()), origin.command) else {
+            continue;
+        };
+        let is_answered = |message: &&mut MessageView| {
+            message.direction == Direction::Command
+                && message.step == answered.step
+                && message.phase == answered.phase
+                && message.round == answered.round
+                && message.attempt == origin.attempt
+        };
+        if let Some(command) = messages.iter_mut().find(is_answered) {
+            command.partition = Some(record.partition);
+            command.offset = Some(record.offset);
+        }
+    }
+}
+
 /// Says which of the commands were not sent.
 async fn find_parked_commands(
     pool: &PgPool,
@@ -277,6 +301,10 @@ fn parked_reply(id: Uuid, shown: &inbox::Shown) -> Option<MessageView> {
         phase: header(wire::PHASE)?.parse().ok()?,
         round: header(wire::ROUND)?.parse().ok()?,
     };
+    let trace = Origin {
+        trace: header("traceparent"),
+        ..Origin::default()
+    };
     let parked = &shown.parked;
     Some(MessageView {
         direction: Direction::Reply,
@@ -286,7 +314,7 @@ fn parked_reply(id: Uuid, shown: &inbox::Shown) -> Option<MessageView> {
         step: operation.step,
         phase: operation.phase,
         round: operation.round,
-        attempt: None,
+        attempt: header(wire::ATTEMPT).and_then(|attempt| attempt.parse().ok()),
         probe: false,
         outcome: header(wire::OUTCOME).and_then(|outcome| outcome.parse().ok()),
         counted: false,
@@ -296,6 +324,7 @@ fn parked_reply(id: Uuid, shown: &inbox::Shown) -> Option<MessageView> {
         parked: Some(format!("inbox-{}", parked.id)),
         partition: Some(parked.partition),
         offset: Some(parked.offset),
+        trace_id: trace.trace_id(),
     })
 }
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     agenda::{Agenda, DEADLINE},
+    event::Event,
     http::{
         messages::ABOUT_MESSAGES,
         query::{AnomaliesQuery, CountQuery, EventsQuery, ListQuery},
@@ -15,6 +16,7 @@ use crate::{
     },
     operation::Operation,
     operator::table::push_selection,
+    origin::Origin,
     table::{corrupt, from_json, parse_steps, waiting},
 };
 
@@ -154,17 +156,24 @@ pub(crate) async fn events(
     Ok(events)
 }
 
+/// An event that is about a message, and where it came from.
+pub(crate) struct Correspondence {
+    pub(crate) seq: i64,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) event: Event,
+    pub(crate) origin: Origin,
+}
+
 /// As [`events`], of those that are about a message.
 pub(crate) async fn correspondence(
     pool: &PgPool,
     id: Uuid,
     query: &EventsQuery,
-) -> Result<Vec<Recorded>, Error> {
+) -> Result<Vec<Correspondence>, Error> {
     let kinds = ABOUT_MESSAGES.map(ToOwned::to_owned);
-    let events = sqlx::query_as!(
-        Recorded,
-        r#"select seq, recorded_at as at, body as event from saga.event
-           where saga_id = $1 and seq > $2 and kind = any($4) order by seq limit $3"#,
+    let rows = sqlx::query!(
+        "select seq, recorded_at as at, body, origin from saga.event
+         where saga_id = $1 and seq > $2 and kind = any($4) order by seq limit $3",
         id,
         query.after,
         query.limit + 1,
@@ -172,7 +181,40 @@ pub(crate) async fn correspondence(
     )
     .fetch_all(pool)
     .await?;
-    Ok(events)
+    let events = rows.into_iter().map(|row| {
+        let origin = row.origin.map(|origin| from_json(id, origin));
+        Ok(Correspondence {
+            seq: row.seq,
+            at: row.at,
+            event: from_json(id, row.body)?,
+            origin: origin.transpose()?.unwrap_or_default(),
+        })
+    });
+    events.collect()
+}
+
+/// The answers after a place in a saga's history that say which command they answer, at most
+/// `limit`.
+pub(crate) async fn answers(
+    pool: &PgPool,
+    id: Uuid,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(Event, Origin)>, Error> {
+    let rows = sqlx::query!(
+        r#"select body, origin as "origin!" from saga.event
+           where saga_id = $1 and seq > $2 and origin -> 'command' is not null
+           order by seq limit $3"#,
+        id,
+        after,
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    let answers = rows
+        .into_iter()
+        .map(|row| Ok((from_json(id, row.body)?, from_json(id, row.origin)?)));
+    answers.collect()
 }
 
 /// Whether there is such a saga.

@@ -176,7 +176,7 @@ pub struct MessageView {
     pub phase: Phase,
     /// The round.
     pub round: i32,
-    /// Which sending of the same operation; none for a reply, which answers all of them.
+    /// Which sending of the same operation; of a reply, the one that it answers, if it says so.
     pub attempt: Option<i32>,
     /// Not "do it" but "what became of it?".
     pub probe: bool,
@@ -194,10 +194,12 @@ pub struct MessageView {
     pub key: Uuid,
     /// Its id in `/parked`, if it is parked.
     pub parked: Option<String>,
-    /// Of a parked reply: where it was read.
+    /// The partition of its record; of a command known from its answer.
     pub partition: Option<i32>,
-    /// Likewise.
+    /// The record's place in the partition; likewise.
     pub offset: Option<i64>,
+    /// The trace it is part of, if one is recorded.
+    pub trace_id: Option<String>,
 }
 
 /// A page of a saga's messages.

@@ -109,7 +109,7 @@ impl Participant {
                 }
             };
             if let Some(answer) = self.counted(command.operation.phase, passed, &span) {
-                let reply = command.reply(answer.outcome, &answer.kind, answer.payload);
+                let reply = command.reply(message, answer.outcome, &answer.kind, answer.payload);
                 let reply = trace
                     .into_iter()
                     .fold(reply, |reply, (name, value)| reply.with_header(name, value));

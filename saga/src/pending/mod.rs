@@ -9,14 +9,14 @@
 mod table;
 
 use sqlx::{PgPool, PgTransaction};
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, debug_span, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
     Error,
     coordinator::{Coordinator, Turns},
-    event::Input,
     operation::Operation,
+    origin::Origin,
     table as sagas, telemetry,
     wire::Outcome,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Waiting {
     pub(crate) outcome: Outcome,
     pub(crate) kind: String,
     pub(crate) payload: Vec<u8>,
+    pub(crate) origin: Origin,
 }
 
 /// Keeps replies for whoever can read them.
@@ -57,7 +58,8 @@ pub(crate) async fn take_up(coordinator: &Coordinator, pool: &PgPool) -> Result<
     tx.rollback().await?;
     let mut taken_up = 0;
     for id in ids {
-        let span = info_span!("saga.kept_replies", saga_id = %id);
+        // For the log alone: each reply goes on with its trace, see `saga.kept_reply`.
+        let span = debug_span!("saga.kept_replies", saga_id = %id);
         match take_up_one(coordinator, pool, id).instrument(span).await {
             Ok(()) => taken_up += 1,
             Err(error) if error.is_transient() => return Err(error),
@@ -71,8 +73,14 @@ async fn take_up_one(coordinator: &Coordinator, pool: &PgPool, id: Uuid) -> Resu
     let mut tx = pool.begin_with(sagas::BEGIN).await?;
     let loaded = sagas::load_for_update(&mut tx, &[id]).await?;
     let mut turns = Turns::of(coordinator, loaded);
-    for reply in table::take(&mut tx, &[id]).await? {
-        turns.take(id, &Input::Reply(reply?))?;
+    for kept in table::take(&mut tx, &[id]).await? {
+        let (reply, origin) = kept?;
+        let span = info_span!("saga.kept_reply", saga_id = %id, step = reply.operation.step);
+        let trace = origin.trace.as_deref();
+        let trace = trace.map_or_else(Vec::new, |came| outbox::resume(&span, came));
+        turns.because_of(id, &span, trace);
+        let _inside = span.enter();
+        turns.take_answer(reply, &origin)?;
     }
     turns.write(&mut tx).await?;
     tx.commit().await?;

@@ -7,7 +7,8 @@ use crate::{
     Error,
     event::Reply,
     operation::Operation,
-    table::{Versions, corrupt},
+    origin::Origin,
+    table::{Versions, corrupt, from_json},
     wire,
 };
 
@@ -15,7 +16,7 @@ use crate::{
 pub(super) async fn keep(
     tx: &mut PgTransaction<'_>,
     replies: &[crate::pending::Waiting],
-) -> Result<(), sqlx::Error> {
+) -> Result<(), Error> {
     let operations = || replies.iter().map(|reply| &reply.operation);
     let ids: Vec<Uuid> = operations().map(|o| o.saga_id).collect();
     let steps: Vec<String> = operations().map(|o| o.step.clone()).collect();
@@ -24,12 +25,18 @@ pub(super) async fn keep(
     let outcomes: Vec<String> = replies.iter().map(|r| r.outcome.to_string()).collect();
     let kinds: Vec<String> = replies.iter().map(|r| r.kind.clone()).collect();
     let payloads: Vec<Vec<u8>> = replies.iter().map(|r| r.payload.clone()).collect();
+    let origins = replies.iter().map(|reply| {
+        let saga_id = reply.operation.saga_id;
+        serde_json::to_string(&reply.origin).map_err(|error| corrupt(saga_id, error))
+    });
+    let origins: Vec<String> = origins.collect::<Result<_, _>>()?;
     sqlx::query!(
-        "insert into saga.pending (saga_id, step, phase, round, outcome, kind, payload)
-         select new.saga_id, new.step, new.phase, new.round, new.outcome, new.kind, new.payload
+        "insert into saga.pending (saga_id, step, phase, round, outcome, kind, payload, origin)
+         select new.saga_id, new.step, new.phase, new.round, new.outcome, new.kind, new.payload,
+                new.origin::json
          from unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::text[],
-                     $7::bytea[])
-              with ordinality as new (saga_id, step, phase, round, outcome, kind, payload, place)
+                     $7::bytea[], $8::text[]) with ordinality
+              as new (saga_id, step, phase, round, outcome, kind, payload, origin, place)
          order by place",
         &ids,
         &steps,
@@ -37,7 +44,8 @@ pub(super) async fn keep(
         &rounds,
         &outcomes,
         &kinds,
-        &payloads
+        &payloads,
+        &origins
     )
     .execute(&mut **tx)
     .await?;
@@ -72,17 +80,18 @@ pub(super) async fn sagas(
     .await
 }
 
-/// Takes the waiting replies of sagas whose locks are held, in the order in which they came.
+/// Takes the waiting replies of sagas whose locks are held, in the order in which they came, with
+/// where they came from.
 pub(super) async fn take(
     tx: &mut PgTransaction<'_>,
     sagas: &[Uuid],
-) -> Result<Vec<Result<Reply, Error>>, Error> {
+) -> Result<Vec<Result<(Reply, Origin), Error>>, Error> {
     let rows = sqlx::query!(
         r#"with taken as (
                delete from saga.pending where saga_id = any($1)
-               returning id, saga_id, step, phase, round, outcome, kind, payload)
+               returning id, saga_id, step, phase, round, outcome, kind, payload, origin)
            select saga_id as "saga_id!", step as "step!", phase as "phase!", round as "round!",
-                  outcome as "outcome!", kind as "kind!", payload
+                  outcome as "outcome!", kind as "kind!", payload, origin
            from taken order by id"#,
         sagas
     )
@@ -98,7 +107,9 @@ pub(super) async fn take(
         };
         let outcome = row.outcome.parse().map_err(|e| corrupt(id, e))?;
         let reply = wire::Reply { operation, outcome };
-        reply.answered(&row.kind, row.payload.as_deref().unwrap_or_default())
+        let reply = reply.answered(&row.kind, row.payload.as_deref().unwrap_or_default())?;
+        let origin = row.origin.map(|origin| from_json(id, origin));
+        Ok((reply, origin.transpose()?.unwrap_or_default()))
     });
     Ok(replies.collect())
 }

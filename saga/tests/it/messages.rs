@@ -4,6 +4,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, StatusCode},
 };
+use outbox::Received;
 use saga::{Phase, wire::Outcome};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -70,7 +71,7 @@ async fn each_command_and_each_reply_is_told_in_order_and_in_pages() {
                "outcome": null, "counted": true, "topic": "trip.commands", "kind": kind})
     };
     let reply = |step: &str, outcome: &str, counted: bool| {
-        json!({"direction": "reply", "step": step, "phase": "action", "attempt": null,
+        json!({"direction": "reply", "step": step, "phase": "action", "attempt": 1,
                "outcome": outcome, "counted": counted, "topic": REPLIES, "kind": null})
     };
     let expected = [
@@ -170,4 +171,110 @@ async fn parked_messages_say_where_they_lie() {
     let (_, body) = messages(&pool, other.id, "").await;
     assert_eq!(body["messages"].as_array().unwrap().len(), 1);
     assert_eq!(body["messages"][0]["parked"], Value::Null);
+}
+
+/// With other headers.
+fn saying(reply: &Received, headers: &[(&str, Option<&str>)]) -> Received {
+    let mut reply = reply.clone();
+    for (name, value) in headers {
+        match value {
+            Some(value) => reply
+                .headers
+                .insert((*name).to_owned(), (*value).to_owned()),
+            None => reply.headers.remove(*name),
+        };
+    }
+    reply
+}
+
+#[tokio::test]
+async fn records_are_told_as_far_as_the_answers_say_them() {
+    let pool = database("records").await;
+    let replies = coordinator().replies();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let plain = [
+        ("saga-attempt", None),
+        ("saga-in-reply-to", None),
+        ("traceparent", Some(trace)),
+    ];
+    let wrong = [
+        ("saga-attempt", Some("-1")),
+        ("saga-in-reply-to", Some("3/fourteen")),
+        ("traceparent", Some("none")),
+    ];
+    let right = [("saga-in-reply-to", Some("3/14"))];
+    let places = |body: &Value| -> Vec<Value> {
+        let names = ["attempt", "partition", "offset", "trace_id"];
+        let told = body["messages"].as_array().unwrap().iter();
+        told.map(|message| some(message, &names)).collect()
+    };
+    let place = |attempt: Option<i32>, partition: Option<i32>, offset: Option<i64>| json!({"attempt": attempt, "partition": partition, "offset": offset, "trace_id": null});
+    let on_trace = |mut place: Value| {
+        place["trace_id"] = json!("4bf92f3577b34da6a3ce929d0e0e4736");
+        place
+    };
+    // The last command is sent in the turn of the answer, on its trace.
+    let cases = [
+        (
+            &plain[..],
+            [
+                place(Some(1), None, None),
+                on_trace(place(None, Some(5), Some(77))),
+                on_trace(place(Some(1), None, None)),
+            ],
+        ),
+        (
+            &wrong[..],
+            [
+                place(Some(1), None, None),
+                place(None, Some(5), Some(77)),
+                place(Some(1), None, None),
+            ],
+        ),
+        (
+            &right[..],
+            [
+                place(Some(1), Some(3), Some(14)),
+                place(Some(1), Some(5), Some(77)),
+                place(Some(1), None, None),
+            ],
+        ),
+    ];
+    for (headers, expected) in cases {
+        let saga = start(&coordinator(), &pool, &Trip::default()).await;
+        let command = sent(&pool, "trip.commands").await.pop().unwrap();
+        let mut reply = saying(&answer(&command, Outcome::Succeeded), headers);
+        (reply.partition, reply.offset) = (5, 77);
+        deliver(&pool, &replies, &reply).await.unwrap();
+        let (_, body) = messages(&pool, saga.id, "").await;
+        assert_eq!(places(&body), expected, "{headers:?}");
+        // The answer stands on the next page.
+        let (_, body) = messages(&pool, saga.id, "?limit=1").await;
+        assert_eq!(places(&body), expected[..1], "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_attempts_the_one_that_was_answered_has_a_record() {
+    let pool = database("records_of_attempts").await;
+    let saga = start(&coordinator(), &pool, &Trip::default()).await;
+    // It is overdue, then its pause is over.
+    for _ in 0..2 {
+        make_due(&pool, Some(saga.id)).await;
+        coordinator().timers(pool.clone()).run_once().await.unwrap();
+    }
+    let commands = sent(&pool, "trip.commands").await;
+    let [first, .., last] = &commands[..] else {
+        panic!("it was not sent again: {commands:?}");
+    };
+    assert_eq!(last.header("saga-attempt"), Some("2"));
+    assert_eq!(first.header("saga-op-key"), last.header("saga-op-key"));
+    let reply = answer(last, Outcome::Succeeded);
+    let replies = coordinator().replies();
+    deliver(&pool, &replies, &reply).await.unwrap();
+    let (_, body) = messages(&pool, saga.id, "").await;
+    let told = body["messages"].as_array().unwrap();
+    let offsets: Vec<Value> = told[..2].iter().map(|m| m["offset"].clone()).collect();
+    assert_eq!(offsets, [Value::Null, json!(last.offset)]);
+    assert_eq!(told[2]["attempt"], 2);
 }

@@ -323,8 +323,8 @@ fn sent_as(
 }
 
 /// A participant's answer to a command, made by hand.
-pub(crate) fn answer(command: &Received, outcome: wire::Outcome) -> Received {
-    let step = command.header(wire::STEP).unwrap().to_owned();
+pub(crate) fn answer(asked: &Received, outcome: wire::Outcome) -> Received {
+    let step = asked.header(wire::STEP).unwrap().to_owned();
     let (kind, payload) = match outcome {
         wire::Outcome::Succeeded => {
             let receipt = Uuid::now_v7();
@@ -336,8 +336,8 @@ pub(crate) fn answer(command: &Received, outcome: wire::Outcome) -> Received {
         }
         _ => ("saga.other.v1", Ok(b"{}".to_vec())),
     };
-    let command = wire::Command::parse(command).unwrap();
-    received(command.reply(outcome, kind, payload.unwrap()))
+    let command = wire::Command::parse(asked).unwrap();
+    received(command.reply(asked, outcome, kind, payload.unwrap()))
 }
 
 pub(crate) fn received(message: outbox::Message) -> Received {

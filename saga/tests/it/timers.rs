@@ -331,3 +331,42 @@ async fn an_ended_saga_leaves_no_timer_behind_and_an_early_look_fires_nothing() 
     let looked_at = "saga.instance where look_at is not null";
     assert_eq!(count(&orders, looked_at).await, 0);
 }
+
+#[tokio::test]
+async fn what_a_timer_sends_goes_on_with_the_trace_for_an_hour() {
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (age, goes_on) in [("59 minutes", true), ("61 minutes", false)] {
+        let orders = database("orders").await;
+        start(&coordinator(), &orders, &Trip::default()).await;
+        // Its first command is on no trace, its second on that of the reply.
+        let first = sent(&orders, "trip.commands").await.pop().unwrap();
+        let mut reply = answer(&first, Outcome::Succeeded);
+        let header = ("traceparent".to_owned(), trace.to_owned());
+        reply.headers.extend([header]);
+        deliver(&orders, &coordinator().replies(), &reply)
+            .await
+            .unwrap();
+        sqlx::query("update saga.event set recorded_at = recorded_at - $1::text::interval")
+            .bind(age)
+            .execute(&orders)
+            .await
+            .unwrap();
+        for _ in 0..2 {
+            make_due(&orders, None).await;
+            let timers = coordinator().timers(orders.clone());
+            assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
+        }
+        let traces: Vec<Option<String>> = sqlx::query_scalar(
+            "select traceparent from outbox.log where topic = 'trip.commands' order by seq",
+        )
+        .fetch_all(&orders)
+        .await
+        .unwrap();
+        let traces: Vec<_> = traces.iter().map(Option::as_deref).collect();
+        assert_eq!(
+            traces,
+            [None, Some(trace), goes_on.then_some(trace)],
+            "{age}"
+        );
+    }
+}
