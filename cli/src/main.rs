@@ -33,7 +33,7 @@ struct Arguments {
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 refused or failed, and `migrate status` where something is pending or changed; \
-2 wrong arguments; 3 `--wait` took longer than --timeout, and `outbox doctor` found a problem.";
+2 wrong arguments; 3 `--wait` took longer than --timeout, and `doctor` found a problem.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -42,6 +42,8 @@ enum Command {
     /// Looks into an outbox, and asks things of it.
     #[command(subcommand)]
     Outbox(outbox::Command),
+    /// Looks an outbox over and says what mends it, as `outbox doctor`. Exits with 3 when there is a problem.
+    Doctor(outbox::Doctor),
     /// Looks at what consumers could not handle, and asks for it again.
     #[command(subcommand)]
     Inbox(inbox::Command),
@@ -65,6 +67,7 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Migrate(arguments) => migrate::run(*arguments).await,
         Command::Outbox(command) => outbox::run(command).await,
+        Command::Doctor(arguments) => outbox::run(outbox::Command::Doctor(arguments)).await,
         Command::Inbox(command) => inbox::run(command).await,
         Command::Saga(command) => saga::run(command).await,
         Command::Audit(arguments) => audit::run(arguments).await,
@@ -80,7 +83,8 @@ async fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if print::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A part of it may be somebody else's words: a participant's, a client's.
+            eprintln!("error: {}", print::printable_lines(&format!("{error:#}")));
             match () {
                 () if error.is::<Usage>() => ExitCode::from(2),
                 () if error.is::<TimedOut>() => ExitCode::from(3),

@@ -98,6 +98,12 @@ pub(crate) fn text(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// As [`printable`], of a text that may have several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    lines.join("\n")
+}
+
 /// Control characters of somebody's key must not reach the terminal.
 pub(crate) fn printable(text: &str) -> String {
     let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };

@@ -162,6 +162,16 @@ impl Service {
         self.send(self.client.get(self.at(path, query)?)).await
     }
 
+    /// What is no JSON.
+    pub(crate) async fn text(&self, path: &[&str], query: Query) -> Result<String> {
+        let answer = self.asked(self.client.get(self.at(path, query)?)).await?;
+        if !answer.status().is_success() {
+            return Err(self.refusal(answer).await);
+        }
+        let body = answer.text().await.map_err(reqwest::Error::without_url);
+        body.context(Failure::Away("the answer broke off".to_owned()))
+    }
+
     pub(crate) async fn post(
         &self,
         path: &[&str],

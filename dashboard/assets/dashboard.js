@@ -50,6 +50,72 @@ document.addEventListener("htmx:confirm", (event) => {
   state.timer = setTimeout(attempt, Math.max(0, state.last + pace - Date.now()));
 });
 
+// A browser keeps few connections to one site, and each live page needs one of them. A page that nobody sees
+// gives its own back, and asks for the news once it is seen again.
+const sources = new Set();
+
+class Source extends EventTarget {
+  constructor(url) {
+    super();
+    this.url = url;
+    this.kinds = new Set();
+    this.closed = false;
+    sources.add(this);
+    if (!document.hidden) this.connect();
+  }
+
+  get readyState() {
+    if (this.closed) return EventSource.CLOSED;
+    return this.stream ? this.stream.readyState : EventSource.CONNECTING;
+  }
+
+  connect() {
+    this.stream = new EventSource(this.url, { withCredentials: true });
+    this.stream.onopen = (event) => this.onopen?.(event);
+    this.stream.onerror = (event) => {
+      // Given up for good: whoever made this one makes another.
+      if (this.readyState === EventSource.CLOSED) sources.delete(this);
+      this.onerror?.(event);
+    };
+    for (const kind of this.kinds) this.pass(kind);
+  }
+
+  pass(kind) {
+    this.stream.addEventListener(kind, ({ data, lastEventId }) => {
+      this.dispatchEvent(new MessageEvent(kind, { data, lastEventId }));
+    });
+  }
+
+  addEventListener(kind, ...rest) {
+    super.addEventListener(kind, ...rest);
+    if (this.kinds.has(kind)) return;
+    this.kinds.add(kind);
+    if (this.stream) this.pass(kind);
+  }
+
+  pause() {
+    this.stream?.close();
+    this.stream = null;
+  }
+
+  resume() {
+    if (this.stream) return;
+    this.connect();
+    for (const kind of this.kinds) this.dispatchEvent(new MessageEvent(kind));
+  }
+
+  close() {
+    this.closed = true;
+    sources.delete(this);
+    this.pause();
+  }
+}
+
+htmx.createEventSource = (url) => new Source(url);
+document.addEventListener("visibilitychange", () => {
+  for (const source of sources) document.hidden ? source.pause() : source.resume();
+});
+
 // Whoever is not known any more says anew who he is.
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status === 401) {

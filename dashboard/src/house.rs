@@ -3,6 +3,7 @@
 use std::{
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use axum::Router;
@@ -119,7 +120,7 @@ impl Dashboard {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
             match shutdown.run_until_cancelled(self.read()).await {
-                Some(Ok(reading)) => self.series(|series| series.push(reading)),
+                Some(Ok(reading)) => self.series(|series| series.push(reading, Instant::now())),
                 Some(Err(refused)) => tracing::debug!(?refused, "no reading for the overview"),
                 None => return,
             }

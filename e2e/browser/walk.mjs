@@ -217,6 +217,32 @@ await step("watches the list; it stands still while they point at it", async () 
   await shot("sagas");
 });
 
+await step("keeps many tabs open; those they do not see take no connection from the others", async () => {
+  const hide = (tab, hidden) => tab.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, hidden);
+  const tabs = [];
+  // A browser has six connections for a site.
+  for (let number = 0; number < 7; number += 1) {
+    const tab = await context.newPage();
+    watch(tab);
+    await tab.goto(`${BASE}/sagas`, { waitUntil: "load" });
+    await tab.locator("#rows").waitFor();
+    await hide(tab, true);
+    tabs.push(tab);
+  }
+  const { saga_id } = await api("/v1/orders", order("pm_card_visa"));
+  const row = (tab) => tab.locator(`#rows a[href="/sagas/${saga_id}"]`);
+  must((await row(tabs[0]).count()) === 0, "a tab that nobody sees is live");
+  // Seen again it has what it missed, and what comes.
+  await hide(tabs[0], false);
+  await row(tabs[0]).waitFor();
+  const next = await api("/v1/orders", order("pm_card_visa"));
+  await tabs[0].locator(`#rows a[href="/sagas/${next.saga_id}"]`).waitFor();
+  await Promise.all(tabs.map((tab) => tab.close()));
+});
+
 // By its key: others may be parked there too.
 const parked = `/parked?service=payment-service&key=${encodeURIComponent(KEY)}`;
 await step("finds what is parked, counts it, replays it, looks into it, discards it", async () => {

@@ -39,6 +39,7 @@ use outbox::{Batched, incoming, service};
 use saga::Coordinator;
 use saga::http::Streams;
 use saga::locks::Watch;
+use saga::operator::Census;
 use saga::operator::bulk::Bulks;
 use saga::retention::Retention;
 use sqlx::PgPool;
@@ -185,6 +186,10 @@ async fn steer(
     let own = database::pool(&settings.database_url, 1, "order-service housekeeping");
     let retention = Retention::new(own.clone(), config.saga_retention)?;
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
+    tasks.spawn(
+        "census",
+        forever(Census::new(own.clone()).run(shutdown.clone())),
+    );
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     // Nor must that crowd hold up what sagas are answered.
     let own = database::pool(

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Consumer, Error, Handler,
     broker::{Broker, Topic},
+    operator::Census,
     outgoing, telemetry,
 };
 
@@ -120,7 +121,7 @@ where
     }
 }
 
-/// Runs a consumer until the shutdown, and opens the gate when it has joined its group: a service
+/// Runs a consumer until the shutdown, counts beside it what is [parked](Census), and opens the gate when it has joined its group: a service
 /// that cannot hear is not ready.
 ///
 /// # Errors
@@ -133,7 +134,19 @@ pub async fn consume<H: Handler>(
 ) -> Result<(), Error> {
     started.wait_for("the consumer group");
     let mut joined = consumer.joined();
-    let mut running = std::pin::pin!(consumer.run(shutdown));
+    let census = Census::new(consumer.pool().clone()).run(shutdown.clone());
+    let running = async {
+        // It ends with the consumer, and ends nothing.
+        let counting = async {
+            census.await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = consumer.run(shutdown) => ended,
+            never = counting => never,
+        }
+    };
+    let mut running = std::pin::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
         _ = joined.wait_for(|joined| *joined) => started.open(),

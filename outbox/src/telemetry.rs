@@ -20,12 +20,14 @@
 //! | `inbox_retries_total` | counter | attempts | `consumer` | attempts that failed and were repeated |
 //! | `inbox_handler_seconds` | histogram | seconds | `consumer` | the handler's time for the messages of one transaction |
 //! | `inbox_batch_messages` | histogram | messages | `consumer` | how many messages the handler got in one transaction |
+//! | `outbox_parked_messages` | gauge | messages | `class` | those in `outbox.parked` now; told by services |
+//! | `inbox_parked_messages` | gauge | messages | `consumer` | those that wait for an operator now; told by services |
 //! | `inbox_client_resets_total` | counter | clients | `consumer` | clients given up because they delivered nothing |
 //!
 //! `reason` is `too_large`, `invalid`, `policy`, `unknown_topic`, `not_permitted`, `no_leader`, `no_answer`, `key_blocked` or
 //! `other`; `consumer` is the consumer's name. No label holds a topic, a key, an id or anybody's free text.
 //!
-//! Gauges are the leader's, written once a second and 0 on a standby. A process with several relays
+//! The other gauges are the leader's, written once a second and 0 on a standby. A process with several relays
 //! has one set of them: the last to write wins.
 
 use std::sync::{Arc, OnceLock};
@@ -44,6 +46,8 @@ const LEASE_HELD: &str = "outbox_lease_held";
 const PAUSED: &str = "outbox_paused";
 const PRODUCER_RESETS: &str = "outbox_producer_resets_total";
 const PARKED: &str = "outbox_parked_total";
+const PARKED_NOW: &str = "outbox_parked_messages";
+const INBOX_PARKED_NOW: &str = "inbox_parked_messages";
 const UNPARKED: &str = "outbox_unparked_total";
 const PARTITIONS_EMPTIED: &str = "outbox_partitions_emptied_total";
 const INBOX_MESSAGES: &str = "inbox_messages_total";
@@ -66,7 +70,7 @@ enum Kind {
 }
 
 /// Help and unit of each, for [`describe_metrics`].
-const DESCRIBED: [(&str, Kind, Unit, &str); 19] = {
+const DESCRIBED: [(&str, Kind, Unit, &str); 21] = {
     use Kind::{Counter, Gauge, Histogram};
     use Unit::{Count, Seconds};
     [
@@ -130,6 +134,18 @@ const DESCRIBED: [(&str, Kind, Unit, &str); 19] = {
             Counter,
             Count,
             "Messages kept in outbox.parked instead of being sent, by class and reason.",
+        ),
+        (
+            PARKED_NOW,
+            Gauge,
+            Count,
+            "Messages in outbox.parked now, by class. Every replica of a service tells the same.",
+        ),
+        (
+            INBOX_PARKED_NOW,
+            Gauge,
+            Count,
+            "Messages that could not be handled and wait for an operator now, by consumer.",
         ),
         (
             UNPARKED,
@@ -199,6 +215,18 @@ pub fn describe_metrics() {
 /// Messages were appended to the log.
 pub(crate) fn enqueued(messages: usize) {
     metrics::counter!(ENQUEUED).increment(messages as u64);
+}
+
+/// So many messages of a class are parked in the outbox.
+#[expect(clippy::cast_precision_loss, reason = "nobody parks 2^52 messages")]
+pub(crate) fn parked_now(class: String, messages: i64) {
+    metrics::gauge!(PARKED_NOW, "class" => class).set(messages as f64);
+}
+
+/// So many messages of a consumer are parked.
+#[expect(clippy::cast_precision_loss, reason = "nobody parks 2^52 messages")]
+pub(crate) fn inbox_parked_now(consumer: String, messages: i64) {
+    metrics::gauge!(INBOX_PARKED_NOW, "consumer" => consumer).set(messages as f64);
 }
 
 /// Whether this process leads. Who does not has nothing to say about the log.

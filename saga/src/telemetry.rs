@@ -5,6 +5,7 @@
 //! | `saga_started_total` | counter | definition | sagas begun |
 //! | `saga_ended_total` | counter | definition, status | sagas completed or compensated |
 //! | `saga_parked_total` | counter | definition | times a saga came to wait for a person |
+//! | `saga_parked_instances` | gauge | definition | sagas that wait for a person now, in the whole database |
 //! | `saga_resumed_total` | counter | definition | times a parked saga got its answer after all |
 //! | `saga_step_outcomes_total` | counter | definition, step, phase, outcome | settled operations |
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
@@ -194,6 +195,15 @@ pub(crate) fn locks(seen: &Seen) {
     gauge!("saga_lock_oldest_held_seconds").set(seen.oldest_held.as_secs_f64());
 }
 
+/// So many sagas wait for a person. Every replica shows the same: take the largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 sagas"
+)]
+pub(crate) fn parked_now(definition: &str, sagas: i64) {
+    gauge!("saga_parked_instances", "definition" => definition.to_owned()).set(sagas as f64);
+}
+
 /// A saga of a bulk operation had its turn.
 pub(crate) fn bulk_item(operation: OperationName, result: &'static str) {
     counter!("saga_bulk_items_total", "operation" => operation.as_str(), "result" => result)
@@ -352,6 +362,7 @@ mod tests {
             claims(&[], 7);
             locks(&seen);
             forgotten(5);
+            parked_now("trip", 2);
         });
         ledger.written_as(&[
             "saga_lock_claims_total outcome=granted +1",
@@ -363,6 +374,7 @@ mod tests {
             "saga_lock_oldest_waiting_seconds =1.5",
             "saga_lock_oldest_held_seconds =60",
             "saga_retention_forgotten_total +5",
+            "saga_parked_instances definition=trip =2",
         ]);
     }
 }

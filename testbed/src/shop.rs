@@ -169,6 +169,13 @@ impl Shop {
         ]
     }
 
+    /// Where an order-service's dashboard finds the other services, as `DASHBOARD_NEIGHBOURS` has it.
+    #[must_use]
+    pub fn neighbours(&self) -> String {
+        let all = self.departments().into_iter();
+        neighbours(all.map(|department| (department.plan, department.service_url.clone())))
+    }
+
     /// All departments, to change them.
     pub fn departments_mut(&mut self) -> [&mut Department; 4] {
         [
@@ -224,6 +231,13 @@ struct Building<'a> {
     logs: &'a Path,
     /// Of the services, in the order of [`PLANS`].
     ports: [u16; 4],
+}
+
+/// All but the first, which shows the others' messages in its dashboard.
+fn neighbours(services: impl Iterator<Item = (&'static Plan, String)>) -> String {
+    let others = services.skip(1);
+    let others = others.map(|(plan, url)| format!("{}={url}", plan.service));
+    others.collect::<Vec<_>>().join(",")
 }
 
 impl Building<'_> {
@@ -300,9 +314,8 @@ impl Building<'_> {
 
     /// Whose messages the dashboard shows beside its own service's.
     fn neighbours(&self) -> String {
-        let others = PLANS.iter().zip(self.ports).skip(1);
-        let others = others.map(|(plan, port)| format!("{}=http://127.0.0.1:{port}", plan.service));
-        others.collect::<Vec<_>>().join(",")
+        let all = PLANS.iter().zip(self.ports);
+        neighbours(all.map(|(plan, port)| (plan, format!("http://127.0.0.1:{port}"))))
     }
 
     fn log_of(&self, service: &str) -> PathBuf {

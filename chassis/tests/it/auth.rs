@@ -479,6 +479,34 @@ fn nobody_listens_to_others_without_asking_unless_told_to() {
     assert_eq!(text.lines().count(), 1);
 }
 
+#[tokio::test]
+async fn where_nobody_is_asked_a_name_that_was_made_to_mean_this_machine_opens_nothing() {
+    let open = |arguments: &[&str]| {
+        let auth = Auth::new(&settings(arguments), "127.0.0.1:8081".parse().unwrap());
+        guard_described(shop(), auth.unwrap())
+    };
+    // What a browser sends from a page at http://evil.example:8081 whose name means 127.0.0.1 by now.
+    let evil = [
+        ("host", "evil.example:8081"),
+        ("origin", "http://evil.example:8081"),
+    ];
+    let own = [
+        ("host", "localhost:8081"),
+        ("origin", "http://localhost:8081"),
+    ];
+    for what in ["GET /v1/things", "POST /v1/things", "GET /ping"] {
+        let alone = open(&[]);
+        let answer = ask(&alone, what, &evil).await;
+        answer.problem(403, "forbidden");
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains("--insecure"), "{detail}");
+        assert_eq!(ask(&alone, what, &own).await.status, 200, "{what}");
+        assert_eq!(ask(&alone, what, &[]).await.status, 200, "{what}");
+        // Somebody said that something in front asks.
+        assert_eq!(ask(&open(&["--insecure"]), what, &evil).await.status, 200);
+    }
+}
+
 #[test]
 fn half_of_what_jwts_need_is_a_missing_setting() {
     let parse = |arguments: &[&str]| {

@@ -20,6 +20,7 @@ use clap::Subcommand;
 
 use crate::arguments::{Author, Common, explain};
 
+pub(crate) use doctor::Arguments as Doctor;
 pub(crate) use replay::since;
 
 #[derive(Debug, Subcommand)]

@@ -42,7 +42,8 @@ async fn run(common: &Common, id: &str, after: i64) -> Result<()> {
             Ok(()) => {}
             Err(error) if Failure::may_pass(&error) => {
                 if !told_away {
-                    eprintln!("… {error:#}; trying on");
+                    let error = print::printable_lines(&format!("{error:#}"));
+                    eprintln!("… {error}; trying on");
                 }
                 told_away = true;
             }

@@ -1,7 +1,7 @@
 //! What is only looked at.
 
 use anyhow::Result;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -52,6 +52,36 @@ pub(crate) struct OneArguments {
 
     /// The saga.
     id: Uuid,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GraphArguments {
+    #[command(flatten)]
+    common: Common,
+
+    /// The saga.
+    id: Uuid,
+
+    /// mermaid for Markdown, svg for a browser.
+    #[arg(long, default_value = "mermaid", value_parser = ["mermaid", "svg"], value_name = "FORMAT")]
+    format: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PageArguments {
+    #[command(flatten)]
+    common: Common,
+
+    /// The saga.
+    id: Uuid,
+
+    /// Only those after the event of this number.
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    after: i64,
+
+    /// How many at most, up to 1000.
+    #[arg(long, default_value_t = 200, value_name = "NUMBER")]
+    limit: u32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -216,6 +246,61 @@ pub(crate) async fn allowed(arguments: OneArguments) -> Result<()> {
         table.row(["name", "allowed", "because"].map(|cell| text(&operation[cell])));
     }
     shown(&arguments.common, &saga["allowed_operations"], &table)
+}
+
+pub(crate) async fn graph(arguments: GraphArguments) -> Result<()> {
+    let id = arguments.id.to_string();
+    let service = arguments.common.service()?;
+    let query = vec![("format", Some(arguments.format.clone()))];
+    let drawn = service.text(&["sagas", &id, "graph"], query).await?;
+    match arguments.common.is_json() {
+        true => print::json(&json!({"format": arguments.format, "graph": drawn})),
+        false => print::text(&print::printable_lines(drawn.trim_end())),
+    }
+}
+
+pub(crate) async fn messages(arguments: PageArguments) -> Result<()> {
+    let id = arguments.id.to_string();
+    let query = vec![
+        ("after", Some(arguments.after.to_string())),
+        ("limit", Some(arguments.limit.to_string())),
+    ];
+    let service = arguments.common.service()?;
+    let page = service.get(&["sagas", &id, "messages"], query).await?;
+    let mut table = Table::new([
+        "at",
+        "way",
+        "step",
+        "phase",
+        "attempt",
+        "topic",
+        "partition",
+        "offset",
+        "outcome",
+        "parked",
+        "trace",
+    ]);
+    for message in page["messages"].as_array().into_iter().flatten() {
+        let way = match message["direction"].as_str() {
+            Some("command") => "→",
+            _ => "←",
+        };
+        let of = |name: &str| text(&message[name]);
+        table.row([
+            of("at"),
+            way.to_owned(),
+            of("step"),
+            of("phase"),
+            of("attempt"),
+            of("topic"),
+            of("partition"),
+            of("offset"),
+            of("outcome"),
+            of("parked"),
+            of("trace_id"),
+        ]);
+    }
+    shown(&arguments.common, &page, &table)
 }
 
 pub(crate) async fn events(arguments: EventsArguments) -> Result<()> {

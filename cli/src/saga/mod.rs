@@ -25,6 +25,10 @@ pub(crate) enum Command {
     Show(look::OneArguments),
     /// A saga's history, and with --follow what comes, until it has ended.
     Events(look::EventsArguments),
+    /// Each command and each reply, with its place in Kafka and its trace.
+    Messages(look::PageArguments),
+    /// A saga's definition as a picture, with the way it has taken.
+    Graph(look::GraphArguments),
     /// What may be done to a saga now, and why not the rest.
     Allowed(look::OneArguments),
     /// Versions of definitions, with their sagas.
@@ -61,6 +65,8 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Count(arguments) => look::count(arguments).await,
         Command::Show(arguments) => look::show(arguments).await,
         Command::Events(arguments) => look::events(arguments).await,
+        Command::Messages(arguments) => look::messages(arguments).await,
+        Command::Graph(arguments) => look::graph(arguments).await,
         Command::Allowed(arguments) => look::allowed(arguments).await,
         Command::Definitions(arguments) => look::definitions(arguments).await,
         Command::Anomalies(arguments) => look::anomalies(arguments).await,

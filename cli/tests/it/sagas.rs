@@ -29,6 +29,17 @@ async fn a_person_looks_at_sagas() {
     assert_eq!(column(&allowed, "because")[1], "it is not paused");
     let events = service.says(&format!("events {one}")).await;
     assert_eq!(column(&events, "event"), ["started", "command_sent"]);
+    let messages = service.says(&format!("messages {one}")).await;
+    assert_eq!(column(&messages, "way"), ["→"]);
+    assert_eq!(column(&messages, "step"), ["hold"]);
+    let graph = service.says(&format!("graph {one}")).await;
+    assert!(graph.starts_with("flowchart "), "{graph}");
+    assert!(graph.contains("hold"), "{graph}");
+    let graph = service.says(&format!("graph {one} --format svg")).await;
+    assert!(
+        graph.starts_with("<svg ") && graph.ends_with("</svg>\n"),
+        "{graph}"
+    );
     let count = service.json("count --by waiting_for").await;
     assert_eq!(count["groups"], json!([{"value": "reply", "count": 2}]));
     assert_eq!(column(&service.says("definitions").await, "open"), ["2"]);

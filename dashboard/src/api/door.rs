@@ -219,15 +219,25 @@ async fn away(
     if let Some(body) = body {
         request = request.json(body);
     }
-    let answer = request.send().await.map_err(|error| Refused {
+    let mut answer = request.send().await.map_err(|error| Refused {
         status: 502,
         title: "It does not answer".to_owned(),
         // Without the address, which may be an inner one.
         detail: error.without_url().to_string(),
     })?;
     let status = answer.status().as_u16();
-    let answer = answer.bytes().await.map_err(Refused::unaskable)?;
-    Ok((status, answer.to_vec()))
+    let mut all = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(Refused::unaskable)? {
+        if all.len() + chunk.len() > ANSWER {
+            return Err(Refused {
+                status: 502,
+                title: "The answer is too long".to_owned(),
+                detail: format!("it has more than {ANSWER} bytes; narrow the filter"),
+            });
+        }
+        all.extend_from_slice(&chunk);
+    }
+    Ok((status, all))
 }
 
 fn parse<T: DeserializeOwned>(answer: Vec<u8>) -> Result<T, Refused> {

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Browsers keep no cookie of more than 4096 bytes, name and attributes included (RFC 6265, section 6.1).
+const LONGEST: usize = 3_900;
+
 #[derive(Template)]
 #[template(path = "login.html")]
 struct Page {
@@ -66,17 +69,16 @@ pub(crate) async fn log_in(
         Some(Extension(auth)) if !auth.is_required() => return Redirect::to(&next).into_response(),
         Some(Extension(auth)) => auth.authenticate(token).await.is_ok() && fits(token),
     };
-    match known {
-        true => {
+    let why = match known {
+        true if token.len() <= LONGEST => {
             let cookie = cookie(token, &headers);
-            ([(SET_COOKIE, cookie)], Redirect::to(&next)).into_response()
+            return ([(SET_COOKIE, cookie)], Redirect::to(&next)).into_response();
         }
-        false => {
-            let why = "This token is not known here, or its time is over.";
-            let form = form(&dashboard, Some(why), next);
-            (StatusCode::UNAUTHORIZED, form).into_response()
-        }
-    }
+        true => "This token is too long for a browser to keep: ask for one with fewer claims.",
+        false => "This token is not known here, or its time is over.",
+    };
+    let form = form(&dashboard, Some(why), next);
+    (StatusCode::UNAUTHORIZED, form).into_response()
 }
 
 /// Forgets the token
@@ -125,6 +127,8 @@ fn within(next: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -142,6 +146,18 @@ mod tests {
         ] {
             assert_eq!(within(elsewhere), "/", "{elsewhere:?}");
         }
+    }
+
+    #[test]
+    fn a_cookie_that_came_by_https_never_goes_by_http() {
+        let mut headers = HeaderMap::new();
+        assert!(!cookie("t", &headers).contains("Secure"));
+        headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+        let cookie = cookie("t", &headers);
+        assert!(
+            cookie.ends_with("; HttpOnly; SameSite=Strict; Secure"),
+            "{cookie}"
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `/`: how it is.
 
+use std::time::Instant;
+
 use askama::Template;
 use axum::{extract::State, response::Response};
 use futures::future::join_all;
@@ -77,8 +79,9 @@ impl Now {
 }
 
 async fn tiles(dashboard: &Dashboard) -> Vec<Tile> {
-    // The first page after a start comes before the first reading.
-    let now = match dashboard.series(|series| series.last()) {
+    // The first page after a start comes before the first reading; and when readings fail, nobody
+    // knows how it is.
+    let now = match dashboard.series(|series| series.last(Instant::now())) {
         Some(reading) => Ok(reading),
         None => dashboard.read().await,
     };

@@ -1,5 +1,10 @@
 //! `POST /parked/replay` and `POST /parked/discard`: many at once, counted before if one likes.
 
+use std::{
+    cmp::Reverse,
+    time::{Duration, Instant},
+};
+
 use askama::Template;
 use axum::{
     Form,
@@ -22,6 +27,8 @@ use crate::{
 
 /// How many messages one press of a button may concern: what fits into a request's time.
 const MOST: usize = 1_000;
+/// When no further message is begun with: the answer must be there before the request's time is over.
+const ENOUGH: Duration = Duration::from_secs(15);
 /// How many refusals are told.
 const TOLD: usize = 20;
 const KNOWN: [&str; 10] = [
@@ -52,6 +59,8 @@ struct Tally {
     before: usize,
     refused: Vec<(String, String)>,
     more: bool,
+    /// What ended it before all were asked for.
+    stopped: Option<String>,
 }
 
 /// Asks that parked messages be sent or handled again, as `POST /v1/parked/{id}/replay`
@@ -112,7 +121,7 @@ async fn carry_out(
     let api = dashboard.service(form.get("service"));
     let api = api.ok_or_else(|| unknown("service"))?;
     let mut tally = Tally::default();
-    let ids = match form.get("all") {
+    let mut ids = match form.get("all") {
         "true" => everything(api, visitor, &form, act, &mut tally).await?,
         _ => {
             let chosen = pairs.iter().filter(|pair| pair.0 == "id");
@@ -124,11 +133,47 @@ async fn carry_out(
     if ids.is_empty() {
         return Err(Refused::form("choose the messages first, or all of them"));
     }
+    if act == Act::Discard {
+        // Of some of them the last would be left, and sent or handled as soon as the first is gone.
+        if tally.more {
+            return Err(Refused::form(format!(
+                "these are more than {MOST}: choose fewer, by key for example, or use recompense \
+                 outbox parked discard and recompense inbox parked discard, which have no such limit"
+            )));
+        }
+        // And whoever goes before those that wait behind him has them sent or handled.
+        ids.sort_by_key(|id| Reverse(number(id)));
+    }
     let body = body(&form, visitor, dry_run);
-    for id in ids {
-        ask(api, visitor, &id, act, dry_run, &body, &mut tally).await?;
+    let begun = Instant::now();
+    let all = ids.len();
+    for (place, id) in ids.into_iter().enumerate() {
+        if begun.elapsed() > ENOUGH {
+            let left = all - place;
+            tally.stopped = Some(format!(
+                "It took too long: {left} were not asked for; press again."
+            ));
+            break;
+        }
+        match ask(api, visitor, &id, act, dry_run, &body, &mut tally).await {
+            Ok(()) => {}
+            Err(refused) if place == 0 => return Err(refused),
+            // What was done is done, and must be told.
+            Err(refused) => {
+                let Refused { title, detail, .. } = refused;
+                let left = all - place;
+                tally.stopped = Some(format!("{title}: {detail}; {left} were not asked for."));
+                break;
+            }
+        }
     }
     Ok(tally.told(act, dry_run))
+}
+
+/// A message's place among those of its side: the later it came, the higher.
+fn number(id: &str) -> i64 {
+    let number = id.rsplit('-').next();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// Who and why. What would happen may be asked without either. Where the visitor is known he is
@@ -243,12 +288,15 @@ impl Tally {
             false => String::new(),
         };
         AskedPart {
-            tone: match (self.refused.is_empty(), dry_run) {
+            tone: match (self.refused.is_empty() && self.stopped.is_none(), dry_run) {
                 (false, _) => "alarm",
                 (true, true) => "calm",
                 (true, false) => "good",
             },
-            headline: format!("{}.{rest}", told.join(", ")),
+            headline: match self.stopped {
+                Some(stopped) => format!("{}. {stopped}", told.join(", ")),
+                None => format!("{}.{rest}", told.join(", ")),
+            },
             refused: self.refused.into_iter().take(TOLD).collect(),
             dry_run,
         }

@@ -7,6 +7,8 @@ use serde_json::Value;
 use testbed::shop::PLANS;
 use testbed::tool;
 
+use crate::shop::{Client, shop};
+
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/recompense");
 const BROKERS: &str = "kafka.brokers=kafka:9092";
 /// Nobody is asked who he is.
@@ -194,6 +196,7 @@ fn programs_are_told_only_what_they_ask_for() {
         include_str!("../../../chassis/src/http/auth/settings.rs"),
         include_str!("../../../chassis/src/telemetry/settings.rs"),
         include_str!("../../../outbox/src/bin/relay.rs"),
+        include_str!("../../../order-service/src/config.rs"),
     ];
     let all = rendered(&[
         BROKERS,
@@ -287,10 +290,9 @@ fn what_is_optional_is_absent_unless_asked_for() {
         .iter()
         .filter_map(|path| path["path"].as_str())
         .collect();
-    assert_eq!(
-        paths,
-        BTreeSet::from(["/v1/deliveries", "/v1/orders", "/v1/payments"])
-    );
+    for path in ["/v1", "/v1/payments", "/v1/ledger", "/"] {
+        assert!(paths.contains(path), "{path}");
+    }
     let monitor = of_kind(&all, "ServiceMonitor")[0];
     let labels = monitor["spec"]["endpoints"][0]["relabelings"]
         .as_array()
@@ -306,6 +308,131 @@ fn what_is_optional_is_absent_unless_asked_for() {
     ]);
     assert_eq!(of_kind(&quiet, "PodDisruptionBudget").len(), 0);
     assert_eq!(of_kind(&quiet, "Job").len(), 0);
+}
+
+#[tokio::test]
+async fn the_ingress_leads_to_every_page_and_to_no_metrics() {
+    let all = rendered(&EVERYTHING);
+    let rules = &of_kind(&all, "Ingress")[0]["spec"]["rules"][0]["http"]["paths"];
+    let rules = rules.as_array().unwrap();
+    // Of those that fit, whole segments compared, the longest counts.
+    let leads_to = |path: &str| {
+        let fits = |rule: &&Value| {
+            let wanted = rule["path"].as_str().unwrap();
+            path == wanted
+                || (rule["pathType"] == "Prefix" && path.starts_with(&format!("{wanted}/")))
+        };
+        let length = |rule: &&Value| rule["path"].as_str().unwrap().len();
+        let rule = rules.iter().filter(fits).max_by_key(length)?;
+        rule["backend"]["service"]["name"].as_str()
+    };
+    let house = shop().await;
+    for plan in &PLANS {
+        let department = house.shop.departments().into_iter();
+        let mut department = department.filter(|one| one.plan.name == plan.name);
+        let url = &department.next().expect("a department").service_url;
+        let document: Value = Client::of(&house.shop)
+            .read(&format!("{url}/openapi.json"))
+            .await;
+        let paths = document["paths"].as_object().expect("paths");
+        for (path, methods) in paths {
+            let is_page = |method: &Value| {
+                let tags = method["tags"].as_array().into_iter().flatten();
+                tags.clone().any(|tag| tag == "pages")
+            };
+            let is_page = methods.as_object().unwrap().values().any(is_page);
+            let of_orders = is_page || plan.name == "orders";
+            let led = leads_to(path);
+            match path.as_str() {
+                "/metrics" | "/healthz" | "/readyz" => assert_eq!(led, None, "{path}"),
+                _ if of_orders => assert_eq!(led, Some("recompense-order-service"), "{path}"),
+                // What every service has leads to that of the orders.
+                _ => assert!(led.is_some(), "{path}"),
+            }
+        }
+    }
+    for (path, service) in [
+        ("/v1/payments/1", "recompense-payment-service"),
+        ("/v1/ledger", "recompense-payment-service"),
+        ("/v1/deliveries", "recompense-delivery-service"),
+        ("/v1/notifications", "recompense-notification-service"),
+        ("/problems/not-found", "recompense-order-service"),
+        ("/docs", "recompense-order-service"),
+    ] {
+        assert_eq!(leads_to(path), Some(service), "{path}");
+    }
+    for path in ["/metrics", "/readyz", "/healthz", "/metrics/x", "/v1x"] {
+        assert_eq!(leads_to(path), None, "{path}");
+    }
+}
+
+#[test]
+fn whoever_is_not_named_reaches_nothing_and_services_reach_what_they_need() {
+    let policies = |values: &[&str]| {
+        let all = rendered(&[&EVERYTHING[..], values].concat());
+        ["service", "relay", "migration"]
+            .map(|role| named(&all, "NetworkPolicy", &format!("recompense-{role}"))["spec"].clone())
+    };
+    let ports = |rules: &Value| -> Vec<i64> {
+        let rules = rules.as_array().unwrap().iter();
+        let ports = rules.flat_map(|rule| rule["ports"].as_array().unwrap());
+        ports.filter_map(|port| port["port"].as_i64()).collect()
+    };
+    let [service, relay, migration] = policies(&[]);
+    let within = serde_json::json!([{
+        "from": [{"podSelector": {}}], "ports": [{"port": "http"}],
+    }]);
+    assert_eq!(service["ingress"], within);
+    assert_eq!(relay["ingress"], serde_json::json!([]), "nobody");
+    assert_eq!(migration["ingress"], serde_json::json!([]), "nobody");
+    assert_eq!(ports(&service["egress"]), [53, 53, 5432, 9092, 4318, 443]);
+    assert_eq!(ports(&relay["egress"]), [53, 53, 5432, 9092, 4318]);
+    let others = &service["egress"][2];
+    let role = &others["to"][0]["podSelector"]["matchLabels"]["recompense/role"];
+    assert_eq!(
+        (role, &others["ports"][0]["port"]),
+        (&"service".into(), &"http".into())
+    );
+    let [service, relay, _] = policies(&[
+        "auth.jwt.jwks=https://id.example:8443/keys",
+        "networkPolicy.from=null",
+        "networkPolicy.scrapersFrom[0].namespaceSelector.matchLabels.name=monitoring",
+    ]);
+    let scrapers =
+        serde_json::json!([{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]);
+    assert_eq!(service["ingress"][0]["from"], scrapers);
+    assert_eq!(relay["ingress"][0]["from"], scrapers);
+    assert!(ports(&service["egress"]).contains(&8443));
+}
+
+#[test]
+fn the_dashboard_knows_the_other_services() {
+    let told = |values: &[&str]| {
+        let all = rendered(&[&[BROKERS, OPEN][..], values].concat());
+        let service = pod(named(&all, "Deployment", "recompense-order-service")).clone();
+        let told = environment(&service, "DASHBOARD_NEIGHBOURS").expect("neighbours");
+        let other = pod(named(&all, "Deployment", "recompense-payment-service"));
+        assert!(environment(other, "DASHBOARD_NEIGHBOURS").is_none());
+        told["value"].as_str().unwrap().to_owned()
+    };
+    let all = told(&[]);
+    let all: BTreeSet<&str> = all.split(',').collect();
+    let expected = BTreeSet::from([
+        "payment-service=http://recompense-payment-service:8082",
+        "delivery-service=http://recompense-delivery-service:8083",
+        "notification-service=http://recompense-notification-service:8084",
+    ]);
+    assert_eq!(all, expected);
+    let own = "databases.orders.env.DASHBOARD_NEIGHBOURS=a=http://b:1";
+    assert_eq!(told(&[own]), "a=http://b:1");
+}
+
+#[test]
+fn a_pod_that_is_not_ready_keeps_no_node_from_being_drained() {
+    let all = rendered(&[BROKERS, OPEN]);
+    for budget in of_kind(&all, "PodDisruptionBudget") {
+        assert_eq!(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
+    }
 }
 
 #[test]
@@ -396,6 +523,14 @@ fn values_that_make_no_sense_are_refused() {
                 "ingress.paths[0].database=orders",
             ],
             "/ingress/paths/0/path",
+        ),
+        (
+            vec![
+                BROKERS,
+                "ingress.paths[0].path=/",
+                "ingress.paths[0].database=orders",
+            ],
+            "/ingress/paths/0",
         ),
         (vec![BROKERS, "ingress.enabled=true"], "ingress.host"),
         (

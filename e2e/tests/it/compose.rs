@@ -109,9 +109,9 @@ fn compose_waits_for_health_and_publishes_to_this_machine_only() {
 fn compose_has_what_observes_behind_one_profile() {
     let compose = compose();
     let services = compose["services"].as_object().unwrap();
-    let observing = services
-        .iter()
-        .filter(|(_, service)| !service["profiles"].is_null());
+    let observing = services.iter().filter(|(_, service)| {
+        !service["profiles"].is_null() && service["profiles"] != serde_json::json!(["two"])
+    });
     let observing: BTreeMap<_, _> = observing
         .map(|(name, service)| (name.as_str(), &service["profiles"]))
         .collect();
@@ -141,6 +141,24 @@ fn compose_has_what_observes_behind_one_profile() {
         collector["exporters"]["zipkin"]["endpoint"],
         "http://zipkin:9411/api/v2/spans"
     );
+}
+
+#[test]
+fn compose_has_a_second_order_service_that_the_gateway_asks_how_it_is() {
+    let compose = compose();
+    let services = &compose["services"];
+    let mut second = services["order-service-2"].clone();
+    assert_eq!(second["profiles"], serde_json::json!(["two"]));
+    second.as_object_mut().unwrap().remove("profiles");
+    assert_eq!(second, services["order-service"], "otherwise the same");
+    let told = &services["gateway"]["environment"];
+    let instances = "to order-service:8081 order-service-2:8081";
+    assert_eq!(told["ORDER_SERVICE"], instances);
+    // Caddy asks only those that are listed.
+    for service in ["ORDER", "PAYMENT", "DELIVERY", "NOTIFICATION"] {
+        let listed = told[format!("{service}_SERVICE")].as_str().unwrap();
+        assert!(listed.starts_with("to "), "{listed}");
+    }
 }
 
 #[test]
@@ -195,9 +213,19 @@ fn prometheus_asks_every_process_of_compose() {
     for plan in &PLANS {
         let found = services["dns_sd_configs"].as_array().unwrap().iter();
         let mut found = found.filter(|found| found["names"][0] == plan.service);
-        assert_eq!(found.next().expect(plan.service)["port"], plan.port);
+        let found = found.next().expect(plan.service);
+        assert_eq!(found["port"], plan.port);
         let labels = services["relabel_configs"].as_array().unwrap().iter();
-        let mut labels = labels.filter(|label| label["regex"] == plan.service);
+        // The orders have two services, of one database.
+        let regex = match plan.name {
+            "orders" => {
+                let both = serde_json::json!(["order-service", "order-service-2"]);
+                assert_eq!(found["names"], both);
+                "order-service(-2)?"
+            }
+            _ => plan.service,
+        };
+        let mut labels = labels.filter(|label| label["regex"] == regex);
         assert_eq!(labels.next().expect(plan.service)["replacement"], plan.name);
         let relay = format!("{}-relay:{}", plan.name, plan.relay_port());
         let found = relays["static_configs"].as_array().unwrap().iter();
@@ -210,7 +238,7 @@ fn prometheus_asks_every_process_of_compose() {
 }
 
 #[test]
-fn the_gateway_of_compose_finds_all_instances_by_name() {
+fn the_gateway_of_compose_asks_every_instance_how_it_is() {
     let compose = compose();
     let gateway = &compose["services"]["gateway"];
     assert_eq!(gateway["ports"], serde_json::json!(["127.0.0.1:8080:8080"]));
@@ -237,11 +265,11 @@ fn the_gateway_of_compose_finds_all_instances_by_name() {
     let said = String::from_utf8_lossy(&adapted.stderr);
     assert!(adapted.status.success(), "{said}");
     let adapted: Value = serde_json::from_slice(&adapted.stdout).expect("JSON");
-    let mut found = BTreeMap::new();
-    collect_sources(&adapted, &mut found);
-    let wanted = PLANS
-        .iter()
-        .map(|plan| (plan.service.to_owned(), plan.port.to_string()));
+    let mut found = BTreeSet::new();
+    collect_upstreams(&adapted, &mut found);
+    let services = PLANS.iter().map(|plan| (plan.service, plan.port));
+    let services = services.chain([("order-service-2", 8081)]);
+    let wanted = services.map(|(name, port)| format!("{name}:{port}"));
     assert_eq!(found, wanted.collect());
     assert_eq!(
         adapted["apps"]["http"]["servers"]["srv0"]["listen"],
@@ -261,11 +289,11 @@ fn compose_and_the_tests_have_the_same_caddy() {
     assert_eq!(image, format!("caddy:{}-alpine", version.unwrap()));
 }
 
-/// Every name that upstreams are looked up by, with its port.
-fn collect_sources(of: &Value, found: &mut BTreeMap<String, String>) {
-    if of["source"] == "a" {
-        let text = |name: &str| of[name].as_str().unwrap_or_default().to_owned();
-        found.insert(text("name"), text("port"));
+/// Every upstream that is asked how it is.
+fn collect_upstreams(of: &Value, found: &mut BTreeSet<String>) {
+    if of["handler"] == "reverse_proxy" && of["health_checks"]["active"]["uri"].is_string() {
+        let upstreams = of["upstreams"].as_array().into_iter().flatten();
+        found.extend(upstreams.filter_map(|one| one["dial"].as_str().map(ToOwned::to_owned)));
     }
     let children: Vec<&Value> = match of {
         Value::Array(all) => all.iter().collect(),
@@ -273,6 +301,6 @@ fn collect_sources(of: &Value, found: &mut BTreeMap<String, String>) {
         _ => Vec::new(),
     };
     for child in children {
-        collect_sources(child, found);
+        collect_upstreams(child, found);
     }
 }

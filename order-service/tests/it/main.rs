@@ -6,6 +6,7 @@ mod auditing;
 mod bad_input;
 mod credit;
 mod finishing;
+mod pages;
 mod placing;
 mod room;
 mod saga_alone;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use chassis::http::{Cursor, Json, Limit, Page, Problem, Query};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use sqlx::PgPool;
 use utoipa::IntoParams;
 
@@ -25,6 +25,7 @@ pub(super) struct Filter {
     #[param(example = "parked/outbox-12")]
     subject: Option<String>,
     /// At that moment or later.
+    #[serde(default, deserialize_with = "moment")]
     since: Option<DateTime<Utc>>,
     /// How many at most.
     #[serde(default)]
@@ -33,6 +34,16 @@ pub(super) struct Filter {
     /// The `next_cursor` of an earlier page of the same list.
     #[param(inline)]
     cursor: Option<Cursor>,
+}
+
+/// Of four digits a year: RFC 3339 knows no others, and PostgreSQL not all that chrono has.
+fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else {
+        return Ok(None);
+    };
+    let moment = DateTime::parse_from_rfc3339(&text);
+    let moment = moment.map_err(|_| D::Error::custom("not a moment as in 2026-01-31T12:00:00Z"))?;
+    Ok(Some(moment.to_utc()))
 }
 
 /// What people did, the newest first

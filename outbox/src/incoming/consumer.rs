@@ -68,6 +68,12 @@ impl<H: Handler> Consumer<H> {
         self
     }
 
+    /// The database it works on.
+    #[cfg(feature = "service")]
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.worker.handling.pool
+    }
+
     /// Whether it has joined its group, now and from now on. Before that nothing is handled.
     #[must_use]
     pub fn joined(&self) -> watch::Receiver<bool> {

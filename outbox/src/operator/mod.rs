@@ -10,6 +10,7 @@
 //!
 //! If we die here, a request is written or it is not; a replay of the log has enqueued whole pages.
 
+mod census;
 mod lag;
 mod look;
 mod status;
@@ -26,6 +27,7 @@ pub mod rebase;
 pub mod doctor;
 
 pub use crate::printable::Payload;
+pub use census::{Census, Counted};
 pub use lag::{Lag, TopicLag, lag};
 pub use pause::{Paused, Resumed, pause, resume};
 pub use status::{

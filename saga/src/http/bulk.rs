@@ -73,6 +73,10 @@ pub(crate) async fn create(
             return Ok(Json(expected).into_response());
         }
         let mut tx = house.pool.begin_with(BEGIN).await?;
+        if !bulk::claim_key(&mut tx, &request.idempotency_key).await? {
+            tx.rollback().await?;
+            return Err(Problem::InProgress);
+        }
         let role = actor.role.as_deref();
         let created = bulk::create_as(&mut tx, &request, role).await?;
         let (Created::First(bulk) | Created::Again(bulk)) = created;

@@ -9,6 +9,7 @@
 //! its `seq` along. If we die here, the transaction is rolled back, and the same request does it
 //! then.
 
+mod census;
 mod request;
 mod selection;
 
@@ -19,6 +20,7 @@ pub(crate) mod table;
 pub mod bulk;
 
 pub use allowed::{AllowedOperation, allowed_operations};
+pub use census::Census;
 pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene, intervene_as};
 pub use request::Request;
 pub(crate) use request::check_key;

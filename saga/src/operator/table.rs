@@ -1,7 +1,9 @@
 //! Every statement about interventions in one saga, and the filters of sagas.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
-use sqlx::{PgTransaction, Postgres, QueryBuilder};
+use sqlx::{PgPool, PgTransaction, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -37,6 +39,18 @@ pub(super) async fn find(
         })
     });
     stored.transpose()
+}
+
+/// How many sagas are parked, by definition.
+pub(super) async fn parked_sagas(pool: &PgPool) -> Result<BTreeMap<String, i64>, Error> {
+    let rows = sqlx::query!(
+        r#"select definition, count(*) as "sagas!" from saga.instance
+           where status = 'parked' group by definition"#
+    )
+    .fetch_all(pool)
+    .await?;
+    let counts = rows.into_iter().map(|row| (row.definition, row.sagas));
+    Ok(counts.collect())
 }
 
 /// Whether nobody else is at a request for this saga under this key: true until the transaction ends.

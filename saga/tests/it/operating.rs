@@ -553,3 +553,19 @@ async fn nobody_intervenes_in_what_is_not_there_or_without_saying_why() {
         "{asked:?}"
     );
 }
+
+#[tokio::test]
+async fn parked_sagas_are_counted_until_somebody_has_seen_to_them() {
+    let pool = database("census").await;
+    let mut census = saga::operator::Census::new(pool.clone());
+    start(&coordinator(), &pool, &Trip::default()).await;
+    assert!(census.run_once().await.unwrap().is_empty());
+    let parked = Scene::ParkedPivot.set(&pool).await;
+    Scene::ParkedCompensation.set(&pool).await;
+    let counted = census.run_once().await.unwrap();
+    assert_eq!(counted, [(parked.definition.clone(), 2)].into());
+    let what = What::Abandon {};
+    done(&pool, &coordinator(), parked.id, what).await;
+    let counted = census.run_once().await.unwrap();
+    assert_eq!(counted, [(parked.definition, 1)].into());
+}

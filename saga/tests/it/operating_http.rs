@@ -603,3 +603,28 @@ async fn a_request_whose_first_does_not_end_is_in_progress() {
     let answer = post(&pool, &uri, &[("idempotency-key", "k")], &body).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
 }
+
+#[tokio::test]
+async fn a_bulk_operation_whose_first_request_does_not_end_is_in_progress() {
+    let pool = database("bulk_in_progress").await;
+    let mut first = pool.begin().await.unwrap();
+    let mine = saga::operator::bulk::claim_key(&mut first, "k").await;
+    assert!(mine.unwrap());
+    let body = json!({"operation": "pause", "actor": "ann", "reason": "why",
+                      "selection": {"definition": "trip"}});
+    let ask = async |key| {
+        post(
+            &pool,
+            "/v1/bulk-operations",
+            &[("idempotency-key", key)],
+            &body,
+        )
+        .await
+    };
+    let answer = ask("k").await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.body);
+    assert_eq!(answer.body["type"], "/problems/idempotency-key-in-progress");
+    assert_eq!(ask("other").await.status, StatusCode::ACCEPTED);
+    first.rollback().await.unwrap();
+    assert_eq!(ask("k").await.status, StatusCode::ACCEPTED);
+}

@@ -1,10 +1,11 @@
 //! From a token to a caller.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::uri::Authority;
 use chrono::Utc;
 
 use crate::config::Refusal;
@@ -19,6 +20,23 @@ const EVERY: Duration = Duration::from_secs(2);
 /// The longest token. A request's head has 8 KiB for a header in most servers in front.
 const LONGEST: usize = 8 * 1024;
 
+/// Whether a `Host` means this machine wherever it is said.
+fn means_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => {
+            let name = name.trim_end_matches('.').to_ascii_lowercase();
+            // RFC 6761, section 6.3.
+            name == "localhost" || name.ends_with(".localhost")
+        }
+    }
+}
+
 /// Who may call. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Auth(Arc<Known>);
@@ -27,6 +45,9 @@ pub struct Auth(Arc<Known>);
 struct Known {
     tokens: Option<Tokens>,
     jwt: Option<Jwt>,
+    /// Nobody is asked, and nobody said that something in front asks: then it is for this machine
+    /// alone, and known by no other name than this machine's.
+    own_names_only: bool,
 }
 
 impl Auth {
@@ -55,7 +76,17 @@ impl Auth {
             format!("wrong setting --auth-tokens (environment AUTH_TOKENS): {reason}")
         })?;
         let jwt = Jwt::new(settings)?;
-        Ok(Self(Arc::new(Known { tokens, jwt })))
+        Ok(Self(Arc::new(Known {
+            tokens,
+            jwt,
+            own_names_only: !settings.ask() && !settings.insecure,
+        })))
+    }
+
+    /// Whether a request that names this host may come in. A page of somebody else's, whose name was
+    /// made to mean this machine, looks to the browser like one of ours (DNS rebinding).
+    pub(in crate::http) fn answers_to(&self, host: Option<&str>) -> bool {
+        !self.0.own_names_only || host.is_none_or(means_this_machine)
     }
 
     /// Whether callers are asked who they are.
@@ -103,5 +134,46 @@ impl Auth {
         if !self.is_required() && !is_loopback(listen) {
             tracing::warn!(%listen, "nobody is asked who he is: whoever can connect may do everything");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_this_machine_alone_answers_to_no_other_name() {
+        let alone = Auth(Arc::new(Known {
+            own_names_only: true,
+            ..Known::default()
+        }));
+        for own in [
+            "localhost",
+            "localhost:8081",
+            "LOCALHOST.",
+            "shop.localhost:1",
+            "127.0.0.1:8081",
+            "127.1.2.3",
+            "[::1]:8081",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(alone.answers_to(Some(own)), "{own}");
+        }
+        for foreign in [
+            "",
+            "evil.example",
+            "evil.example:8081",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evillocalhost",
+            "10.0.0.1",
+            "[fe80::1]",
+            "localhost@evil.example",
+            "a b",
+        ] {
+            assert!(!alone.answers_to(Some(foreign)), "{foreign}");
+            assert!(Auth::open().answers_to(Some(foreign)), "{foreign}");
+        }
+        assert!(alone.answers_to(None));
     }
 }

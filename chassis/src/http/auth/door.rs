@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -53,6 +54,12 @@ pub(in crate::http) async fn admit(
 
 impl Door {
     async fn caller(&self, request: &Parts) -> Result<Option<Caller>, Box<Response>> {
+        if !self.auth.answers_to(host(request)) {
+            return Err(forbidden(
+                "nobody is asked here who he is, so only this machine is answered, by its own names; \
+                 --insecure (INSECURE) lifts that where something in front asks",
+            ));
+        }
         let is_safe = request.method.is_safe();
         let origin = Origin::of(&request.headers, &request.uri);
         let needed = match self.auth.is_required() {
@@ -119,6 +126,14 @@ impl Door {
     /// Whether a person sits there, and has somewhere to go.
     fn wants_a_page(&self, request: &Parts) -> bool {
         request.method == Method::GET && prefers_html(&request.headers) && self.policy.has(LOGIN)
+    }
+}
+
+/// Whom the request is meant for. A header that cannot be read is nobody's name.
+fn host(request: &Parts) -> Option<&str> {
+    match request.headers.get(header::HOST) {
+        Some(host) => Some(host.to_str().unwrap_or_default()),
+        None => request.uri.authority().map(Authority::as_str),
     }
 }
 

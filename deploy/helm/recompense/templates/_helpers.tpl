@@ -129,6 +129,26 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* The other services, as the dashboard is told of them: dict root, database. */}}
+{{- define "recompense.neighbours" -}}
+{{- $neighbours := list -}}
+{{- range $database, $it := .root.Values.databases -}}
+{{- if ne $database $.database -}}
+{{- $neighbours = append $neighbours (printf "%s=http://%s-%s:%v" $it.service (include "recompense.name" $.root) $it.service $it.port) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $neighbours -}}
+{{- end -}}
+
+{{/* The port of the issuer's keys; none without JWTs: root. */}}
+{{- define "recompense.jwksPort" -}}
+{{- with .Values.auth.jwt.jwks -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- if $port }}{{ $port }}{{ else if eq $url.scheme "https" }}443{{ else }}80{{ end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A deployment, what finds it and what keeps one of it: dict root, database, role, name, command, secret, port, env, replicas, resources, ready. */}}
 {{- define "recompense.workload" -}}
 apiVersion: apps/v1
@@ -236,6 +256,8 @@ metadata:
     {{- include "recompense.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
+  # One that is not ready keeps nothing going, and must not keep a node from being drained: without the broker no relay is ready.
+  unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
       {{- include "recompense.selector" . | nindent 6 }}

@@ -32,6 +32,8 @@ pub(super) struct Asked {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) body: String,
+    /// By which protocol the gateway says it was asked.
+    pub(super) protocol: Option<String>,
 }
 
 impl Backend {
@@ -138,5 +140,6 @@ async fn read(connection: &mut BufReader<TcpStream>) -> Option<Asked> {
         method,
         target,
         body: String::from_utf8(body).ok()?,
+        protocol: headers.remove("x-forwarded-proto"),
     })
 }

@@ -60,7 +60,8 @@ async fn each_path_goes_to_its_service() {
         ("/v1/sagas/018f0000/graph", "orders"),
         ("/v1/bulk-operations", "orders"),
         ("/", "orders"),
-        ("/dashboard/sagas", "orders"),
+        ("/sagas", "orders"),
+        ("/assets/dashboard.js", "orders"),
         ("/openapi.json", "orders"),
         ("/v1/payments", "payments"),
         ("/v1/payments/018f0000", "payments"),
@@ -133,6 +134,20 @@ async fn it_answers_to_its_own_names_only() {
         assert!(answer.starts_with("HTTP/1.1 421 "), "{host}: {answer}");
     }
     assert_eq!(house.asked(), seen, "a foreign name reached a service");
+}
+
+#[tokio::test]
+async fn whoever_ends_tls_in_front_may_say_so() {
+    let house = House::open().await;
+    for said in [None, Some("https")] {
+        let request = http(SOON).get(format!("{}/login", house.gateway.url()));
+        let request = said.into_iter().fold(request, |request, protocol| {
+            request.header("X-Forwarded-Proto", protocol)
+        });
+        request.send().await.expect("an answer");
+        let asked = house.backends[0].asked().pop().expect("a request");
+        assert_eq!(asked.protocol.as_deref(), said.or(Some("http")));
+    }
 }
 
 #[tokio::test]

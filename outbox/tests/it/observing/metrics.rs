@@ -60,6 +60,7 @@ pub(super) async fn everything(telemetry: &Telemetry) {
     world
         .wait_for_unsent(&[("blocked", 1), ("held", 1), ("poison", 1)])
         .await;
+    what_is_parked_is_counted(telemetry, &world).await;
     let duplicates = format!(
         "inbox_messages_total{{consumer=\"{}\",outcome=\"duplicate\"}} ",
         world.reader()
@@ -101,6 +102,27 @@ pub(super) async fn everything(telemetry: &Telemetry) {
     watchdog::replace_a_stuck_client("measured_stuck").await;
 }
 
+/// Also when nothing is any more.
+async fn what_is_parked_is_counted(telemetry: &Telemetry, world: &World) {
+    let mut census = operator::Census::new(world.pool.clone());
+    let consumer = world.reader();
+    let inbox = format!("inbox_parked_messages{{consumer=\"{consumer}\"}} ");
+    let of = |class: &str| format!("outbox_parked_messages{{class=\"{class}\"}} ");
+    let counted = census.run_once().await.unwrap();
+    assert_eq!(counted.inbox, [(consumer, 2)]);
+    for class in ["blocked", "held", "poison"] {
+        until_metric(telemetry, &of(class), |messages| messages == 1.0).await;
+    }
+    until_metric(telemetry, &inbox, |messages| messages == 2.0).await;
+    let held =
+        "with gone as (delete from outbox.parked where class = 'held' returning *) table gone";
+    let was_held = sqlx::query(held).fetch_all(&world.pool).await.unwrap();
+    assert_eq!(was_held.len(), 1);
+    census.run_once().await.unwrap();
+    until_metric(telemetry, &of("held"), |messages| messages == 0.0).await;
+    until_metric(telemetry, &of("poison"), |messages| messages == 1.0).await;
+}
+
 /// What is acknowledged of a tick under way is not counted.
 async fn half_a_tick(telemetry: &Telemetry) {
     let (world, script) = scripted("measured_tick").await;
@@ -135,7 +157,7 @@ async fn every_metric_of_the_docs_is_there_after_a_run_with_everything_in_it() {
         (name.starts_with("outbox_") || name.starts_with("inbox_")).then_some((name, kind))
     });
     let rows: Vec<_> = rows.collect();
-    assert!(rows.len() >= 19, "{rows:?}");
+    assert!(rows.len() >= 21, "{rows:?}");
     for (name, kind) in rows {
         assert!(
             metrics.contains(&format!("# TYPE {name} {kind}\n")),

@@ -161,6 +161,17 @@ pub async fn create_as(
     Ok(Created::First(bulk.ok_or(Error::UnknownBulk(id))?))
 }
 
+/// Whether nobody else is at a request under this key. Then it is the caller's until the transaction
+/// ends; if not, the same request should come again later. Without asking, [`create`] waits for
+/// whoever is at it.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn claim_key(tx: &mut PgTransaction<'_>, idempotency_key: &str) -> Result<bool, Error> {
+    table::claim_key(tx, idempotency_key).await
+}
+
 /// What a bulk operation would do now: nothing is written.
 ///
 /// # Errors

@@ -13,7 +13,9 @@ mod ask;
 mod look;
 mod worker;
 
-pub use ask::{BulkRequest, Created, Expected, cancel, cancel_as, create, create_as, expect};
+pub use ask::{
+    BulkRequest, Created, Expected, cancel, cancel_as, claim_key, create, create_as, expect,
+};
 pub use look::{Bulk, Counts, Item, items, list, show};
 pub use worker::{Bulks, Worked};
 

@@ -29,6 +29,19 @@ pub(super) enum Inserted {
     Before { id: Uuid, request_hash: String },
 }
 
+/// Whether nobody else is at a request under this key: true until the transaction ends.
+pub(super) async fn claim_key(
+    tx: &mut PgTransaction<'_>,
+    idempotency_key: &str,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"select pg_try_advisory_xact_lock(hashtext('saga.bulk'), hashtext($1)) as "mine!""#,
+        idempotency_key
+    )
+    .fetch_one(&mut **tx)
+    .await?)
+}
+
 /// Writes a bulk operation down, unless its key is taken.
 pub(super) async fn insert(
     tx: &mut PgTransaction<'_>,

@@ -83,6 +83,7 @@ fn start_second(shop: &Shop, kafka: &Kafka, logs: &Path, step_timeout: String) -
         .env("KAFKA_BROKERS", kafka.bootstrap())
         .env("LISTEN", format!("127.0.0.1:{SECOND}"))
         .env("STEP_TIMEOUT", step_timeout)
+        .env("DASHBOARD_NEIGHBOURS", shop.neighbours())
         .log(logs.join("order-service-2.log"));
     process.start()?;
     Ok(process)

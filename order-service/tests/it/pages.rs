@@ -1,0 +1,125 @@
+//! What a press of a button on a page does to the database.
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Request, StatusCode, header};
+use chassis::http::auth::Auth;
+use chassis::http::{described, guard_described};
+use dashboard::Dashboard;
+use saga::http::Streams;
+use tower::ServiceExt;
+
+use crate::room::Room;
+
+fn pages(room: &Room) -> Router {
+    let (pool, coordinator) = (room.pool.clone(), room.coordinator.clone());
+    let api = order_service::app(pool.clone(), coordinator, Streams::new(pool));
+    let dashboard = Dashboard::new("order-service", api.clone());
+    let app = api.merge(dashboard.router());
+    guard_described(
+        described("order-service", "For a test.", "1", app),
+        Auth::open(),
+    )
+}
+
+/// As htmx sends a form.
+async fn press(pages: &Router, uri: &str, form: &str) -> (StatusCode, String) {
+    let request = Request::post(uri)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header("HX-Request", "true")
+        .body(Body::from(form.to_owned()))
+        .expect("a request");
+    let answer = pages.clone().oneshot(request).await.expect("an answer");
+    let (head, body) = answer.into_parts();
+    let body = to_bytes(body, usize::MAX).await.expect("a body");
+    (head.status, String::from_utf8(body.into()).expect("text"))
+}
+
+/// A refused message of the outbox and those that wait behind it, oldest first.
+async fn park(room: &Room, from: i64, to: i64) {
+    sqlx::query(
+        "insert into outbox.parked (seq, message_id, topic, key, kind, created_at, class, reason)
+         select seq, gen_random_uuid(), 't', 'k', 'kind', now(),
+                case when seq = $1 then 'poison' else 'blocked' end, 'no'
+         from generate_series($1, $2) as seq",
+    )
+    .bind(from)
+    .bind(to)
+    .execute(&room.pool)
+    .await
+    .expect("parked");
+}
+
+/// In the order in which they were given up.
+async fn discarded(room: &Room) -> Vec<String> {
+    sqlx::query_scalar(
+        "select subject from outbox.audit where action = 'parked.discard' order by id",
+    )
+    .fetch_all(&room.pool)
+    .await
+    .expect("the audit")
+}
+
+const WHO: &str = "service=order-service&actor=ann&reason=enough";
+
+#[tokio::test]
+async fn whoever_is_given_up_goes_after_those_behind_him_who_would_be_sent_otherwise() {
+    let room = Room::open().await;
+    let pages = pages(&room);
+    // Two digits and one: by number, not by letter.
+    park(&room, 8, 12).await;
+    let (status, told) = press(
+        &pages,
+        "/parked/discard",
+        &format!("{WHO}&all=true&dry_run=true"),
+    )
+    .await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    assert!(told.contains("5 messages would be discarded"), "{told}");
+    assert_eq!(discarded(&room).await, [""; 0]);
+    let (status, told) = press(&pages, "/parked/discard", &format!("{WHO}&all=true")).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    assert!(told.contains("5 messages were discarded"), "{told}");
+    let expected = [12, 11, 10, 9, 8].map(|seq| format!("parked/outbox-{seq}"));
+    assert_eq!(discarded(&room).await, expected);
+
+    park(&room, 20, 22).await;
+    let chosen = "&id=outbox-20&id=outbox-21&id=outbox-22";
+    let (status, told) = press(&pages, "/parked/discard", &format!("{WHO}{chosen}")).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let expected = [22, 21, 20].map(|seq| format!("parked/outbox-{seq}"));
+    assert_eq!(discarded(&room).await[5..], expected);
+}
+
+#[tokio::test]
+async fn of_more_than_can_go_at_once_none_is_given_up() {
+    let room = Room::open().await;
+    let pages = pages(&room);
+    park(&room, 1, 1_001).await;
+    let (status, told) = press(&pages, "/parked/discard", &format!("{WHO}&all=true")).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{told}");
+    assert!(told.contains("more than 1000"), "{told}");
+    assert_eq!(room.count("outbox.parked").await, 1_001);
+}
+
+#[tokio::test]
+async fn what_was_done_is_told_though_something_ended_it() {
+    let room = Room::open().await;
+    let pages = pages(&room);
+    park(&room, 1, 3).await;
+    // The second of them has a reason to fail.
+    sqlx::raw_sql(
+        "create function pg_temp_refuse() returns trigger language plpgsql as
+         $$ begin if old.seq = 2 then raise exception 'not this one'; end if; return old; end $$;
+         create trigger refuse before delete on outbox.parked
+             for each row execute function pg_temp_refuse()",
+    )
+    .execute(&room.pool)
+    .await
+    .expect("a trigger");
+    let (status, told) = press(&pages, "/parked/discard", &format!("{WHO}&all=true")).await;
+    assert_eq!(status, StatusCode::OK, "{told}");
+    assert!(told.contains("1 messages were discarded"), "{told}");
+    assert!(told.contains("2 were not asked for"), "{told}");
+    assert_eq!(room.count("outbox.parked").await, 2);
+}
