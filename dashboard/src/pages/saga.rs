@@ -116,7 +116,7 @@ impl Operation {
     }
 }
 
-fn described(name: &str) -> (&'static str, &'static str) {
+pub(crate) fn described(name: &str) -> (&'static str, &'static str) {
     match name {
         "pause" => (
             "Pause",
