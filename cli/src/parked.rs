@@ -281,7 +281,7 @@ async fn discard(arguments: ActArguments) -> Result<()> {
 }
 
 impl ActArguments {
-    /// Which messages are meant. None where that was all that was wanted: it is printed then.
+    /// Which messages are meant. None where nothing is to be done to any: why is printed then.
     async fn choose(&self, service: &Service, act: Act) -> Result<Option<Vec<String>>> {
         let wrong = match (self.all, self.ids.is_empty()) {
             (true, _) | (false, false) => None,
@@ -297,6 +297,13 @@ impl ActArguments {
             true => everything(service, &self.filters, act).await?,
             false => self.ids.clone(),
         };
+        if chosen.is_empty() {
+            match self.common.is_json() {
+                true => print::json(&chosen)?,
+                false => print::lines(&["nothing is parked like that".to_owned()])?,
+            }
+            return Ok(None);
+        }
         if !self.dry_run {
             return Ok(Some(chosen));
         }

@@ -2,8 +2,9 @@
 
 use std::process::{Output, Stdio};
 
+use axum::{Json, Router, extract::Path, http::StatusCode, routing::post};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::{
     parked::park,
@@ -203,6 +204,12 @@ async fn many_are_counted_and_only_the_first_of_each_key_is_asked_for() {
         .map(|one| one["id"].as_str().unwrap())
         .collect();
     assert_eq!(ids, ["outbox-10", "outbox-20", "outbox-30"]);
+    let none = "discard --all --topic nobody --reason r";
+    assert_eq!(
+        service.parked_says(none).await,
+        "nothing is parked like that\n"
+    );
+    assert_eq!(service.parked_json(none).await, json!([]));
     // More than fit on one page.
     let more = "insert into outbox.parked (seq, message_id, topic, key, kind, payload, created_at, class, reason)
          select n, gen_random_uuid(), 'many', 'k' || n, 'kind', '', now(), 'held', 'r' from generate_series(100, 349) as n";
@@ -264,6 +271,34 @@ async fn a_replay_is_waited_for() {
         ran.stderr
     );
     assert_eq!(ran.stdout, "inbox-4: not tried yet\n");
+}
+
+/// Only the one before it was asked for is said, and why no other.
+#[tokio::test]
+async fn what_was_done_is_said_when_the_service_goes_away_in_between() {
+    let answer = post(async |Path(id): Path<String>| {
+        let done = json!({"id": id, "outcome": "requested", "dry_run": false, "followers": 0});
+        match id.as_str() {
+            "outbox-1" => (StatusCode::OK, Json(done)),
+            _ => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Json(json!({"detail": "the database is away"})),
+            ),
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/v1/parked/{id}/replay", answer);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let replay = format!("parked replay outbox-1 outbox-2 outbox-3 --reason r --url {url}");
+    let ran = recompense("", replay.split(' ')).await;
+    assert_eq!(ran.status, Some(1));
+    assert_eq!(ran.stdout, "outbox-1: is asked for\n");
+    let says = "error: only 1 of 3 were asked for: the database is away (503)\n";
+    assert_eq!(ran.stderr, says);
+    let none = format!("parked replay outbox-2 --reason r --url {url}");
+    let ran = recompense("", none.split(' ')).await;
+    ran.is_refusal(&none, 1, "error: the database is away (503)");
 }
 
 #[tokio::test]
