@@ -12,6 +12,7 @@ mod print;
 mod progress;
 mod saga;
 mod service;
+mod sides;
 mod sse;
 mod token;
 mod top;
@@ -50,6 +51,9 @@ enum Command {
     /// Looks at sagas, and intervenes in them, through the service that steers them.
     #[command(subcommand)]
     Saga(saga::Command),
+    /// Looks at what a service could not send or handle, and asks for it again, through that service.
+    #[command(subcommand)]
+    Parked(parked::Command),
     /// What people did to a database's outbox, inbox and sagas, the newest first.
     Audit(audit::Arguments),
     /// Makes tokens for those who call services.
@@ -70,6 +74,7 @@ async fn main() -> ExitCode {
         Command::Doctor(arguments) => outbox::run(outbox::Command::Doctor(arguments)).await,
         Command::Inbox(command) => inbox::run(command).await,
         Command::Saga(command) => saga::run(command).await,
+        Command::Parked(command) => parked::run(command).await,
         Command::Audit(arguments) => audit::run(arguments).await,
         Command::Token(command) => token::run(command).map(|()| ExitCode::SUCCESS),
         Command::Top(arguments) => top::run(arguments).await,

@@ -1,135 +1,79 @@
-//! `recompense … parked …`: what both sides of the pipe do with what is parked. A side says which messages
-//! there are and what their replays and discards come to.
+//! `recompense parked …`: what a service could not send or handle, through that service.
+//!
+//! As `outbox parked` and `inbox parked`, both in one list, for whoever has a token and no way to the
+//! database. Each message is asked for by itself: those that were counted, and no others. If we die
+//! here, what was asked for goes on; asking again is asking once. Exit status as with `recompense outbox`.
 
-use std::{
-    collections::BTreeMap,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use clap::Subcommand;
-use outbox::Error;
-use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
 use crate::{
-    arguments::{Author, Common, Usage},
-    print::{self, Facts, Table, confirm},
+    arguments::{Author, Usage},
+    print::{self, Facts, Table, age, confirm, size},
     progress::Progress,
+    service::{Common, Failure, Query, Service, items, shown, text},
     wait::Wait,
 };
 
-/// Messages read at once, to see whether any is asked for.
-const PAGE: i64 = 1_000;
-/// When nothing has changed for so long, nothing more follows.
-const QUIET: Duration = Duration::from_secs(2);
+const PLACE: &str = "parked";
+/// The largest page there is.
+const PAGE: &str = "200";
 
-/// A side's parked messages, and the arguments that select some of them. An implementation is called
-/// `Which`: the numbers below exclude its arguments by that name.
-pub(crate) trait Side: clap::Args {
-    /// What the number of a message is called in JSON.
-    const NUMBER: &'static str;
-    /// Their order, for the help.
-    const ORDER: &'static str;
-    /// Who fulfils a request to replay, and how.
-    const FULFILS: &'static str;
-    /// What a replay asks for.
-    const AGAIN: &'static str;
-    /// What may have become of a message that is not parked.
-    const GONE: &'static str;
-    /// What has become of it if it was asked for.
-    const DONE: &'static str;
-
-    /// A message in a list.
-    type Item: Serialize;
-    /// All about a message.
-    type Parked: Serialize;
-    /// What became of a request to replay one.
-    type Replay: Serialize;
-    /// What became of a wish to discard one.
-    type Discard: Serialize;
-
-    /// Whether anything is selected at all.
-    fn is_given(&self) -> bool;
-
-    async fn count(&self, pool: &PgPool) -> Result<i64, Error>;
-    async fn list(
-        &self,
-        pool: &PgPool,
-        after: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<Self::Item>, Error>;
-    async fn show(pool: &PgPool, number: i64, payload: bool)
-    -> Result<Option<Self::Parked>, Error>;
-
-    async fn replay(
-        pool: &PgPool,
-        numbers: &[i64],
-        by: &str,
-    ) -> Result<Vec<(i64, Self::Replay)>, Error>;
-    async fn replay_all(&self, pool: &PgPool, by: &str) -> Result<u64, Error>;
-    async fn discard(
-        pool: &PgPool,
-        numbers: &[i64],
-        by: &str,
-    ) -> Result<Vec<(i64, Self::Discard)>, Error>;
-    async fn discard_all(&self, pool: &PgPool, by: &str) -> Result<u64, Error>;
-
-    fn number(item: &Self::Item) -> i64;
-
-    /// For eyes.
-    fn table(items: &[Self::Item]) -> Table;
-    fn facts(parked: &Self::Parked) -> Facts;
-    /// Whether it is asked for again and has had no turn yet.
-    fn is_asked_for(item: &Self::Item) -> bool;
-    /// The same of one that is shown, and why it is parked.
-    fn stands(parked: &Self::Parked) -> (bool, &str);
-    /// Whether it is what was asked for, and in words.
-    fn replayed(outcome: &Self::Replay) -> (bool, String);
-    fn discarded(outcome: &Self::Discard) -> (bool, String);
-}
-
-/// What is done with them.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command<W: Side> {
-    #[command(about = format!("Parked messages, {}", W::ORDER))]
-    List(ListArguments<W>),
-    /// One message, with everything but its payload
+pub(crate) enum Command {
+    /// What could not be sent or handled, in the order of parking: the outbox's, then the inbox's.
+    Ls(ListArguments),
+    /// One message, with everything but its payload.
     Show(ShowArguments),
-    #[command(about = format!(
-        "Asks that messages be {}. Those behind a refused one follow it by themselves", W::AGAIN
-    ))]
-    Replay(ReplayArguments<W>),
-    /// Gives messages up, for good. Those behind a refused one come next
-    Discard(ActArguments<W>),
+    /// Asks that messages be sent or handled again. Those behind a refused one follow it by themselves.
+    Replay(ReplayArguments),
+    /// Gives messages up, for good. Those behind a refused one come next.
+    Discard(ActArguments),
 }
 
-pub(crate) async fn run<W: Side>(command: Command<W>) -> Result<ExitCode> {
-    match command {
-        Command::List(arguments) => list(arguments).await,
-        Command::Show(arguments) => show::<W>(arguments).await,
-        Command::Replay(arguments) => replay(arguments).await,
-        Command::Discard(arguments) => discard(arguments).await,
-    }
+/// Which messages. The service checks what is given.
+#[derive(Debug, Clone, clap::Args)]
+#[group(id = "Selected")]
+pub(crate) struct Filters {
+    /// Only of this side of the pipe: outbox or inbox.
+    #[arg(long)]
+    side: Option<String>,
+
+    /// Only of this class: poison, blocked or held of the outbox; unreadable, refused, exhausted or
+    /// blocked of the inbox.
+    #[arg(long)]
+    class: Option<String>,
+
+    /// Only of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+
+    /// Only of this key.
+    #[arg(long)]
+    key: Option<String>,
+
+    /// Only of this consumer's inbox.
+    #[arg(long, value_name = "NAME")]
+    consumer: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ListArguments<W: Side> {
+pub(crate) struct ListArguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
-    which: W,
+    filters: Filters,
 
-    /// How many at most.
-    #[arg(short = 'n', long, default_value_t = 50, value_name = "COUNT",
-          value_parser = clap::value_parser!(i64).range(1..=100_000))]
-    limit: i64,
+    /// How many at most, up to 200.
+    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
+    limit: u32,
 
-    /// Only those with higher numbers: the last of the page before.
-    #[arg(long, value_name = "NUMBER")]
-    after: Option<i64>,
+    /// The `next_cursor` of the page before.
+    #[arg(long, value_name = "TEXT")]
+    cursor: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -137,8 +81,9 @@ pub(crate) struct ShowArguments {
     #[command(flatten)]
     common: Common,
 
-    /// The message's number.
-    number: i64,
+    /// The message: outbox-12, inbox-7.
+    #[arg(value_parser = id)]
+    id: String,
 
     /// Show the payload too. It may hold what not everyone should see.
     #[arg(long)]
@@ -146,362 +91,430 @@ pub(crate) struct ShowArguments {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ActArguments<W: Side> {
+pub(crate) struct ActArguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     author: Author,
     #[command(flatten)]
-    which: W,
+    filters: Filters,
 
-    /// The messages' numbers.
-    #[arg(conflicts_with_all = ["all", "Which"])]
-    numbers: Vec<i64>,
+    /// The messages: outbox-12, inbox-7.
+    #[arg(conflicts_with_all = ["all", "Selected"], value_parser = id)]
+    ids: Vec<String>,
 
     /// All messages, or all that the options above select.
     #[arg(long)]
     all: bool,
 
-    /// Do it without asking.
+    /// Why, in a sentence; noted with the request.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+
+    /// Say what would come of it, and let nothing happen.
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+
+    /// Do not ask.
     #[arg(long)]
     yes: bool,
-
-    /// Only count what --all selects.
-    #[arg(long)]
-    dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ReplayArguments<W: Side> {
+pub(crate) struct ReplayArguments {
     #[command(flatten)]
-    act: ActArguments<W>,
+    act: ActArguments,
     #[command(flatten)]
     wait: Wait,
 }
 
-/// What became of many.
-#[derive(Serialize)]
-struct Total {
-    /// Selected when it was counted.
-    selected: i64,
-    /// Asked for, or discarded.
-    done: u64,
-    /// Still parked after that, where it was waited for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parked: Option<i64>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Replay,
+    Discard,
 }
 
-/// What became of one that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "waited", rename_all = "snake_case")]
-enum Fate {
-    /// It is parked no more.
-    Done,
-    /// It was tried, and is parked again.
-    ParkedAgain {
-        /// Why.
-        reason: String,
-    },
-    /// Nobody has tried it.
-    TimedOut,
-}
-
-async fn list<W: Side>(arguments: ListArguments<W>) -> Result<ExitCode> {
-    let pool = arguments.common.connect().await?;
-    let items = arguments
-        .which
-        .list(&pool, arguments.after, arguments.limit);
-    let items = items.await?;
-    match arguments.common.is_json() {
-        true => print::json(&items)?,
-        false => print::table(&W::table(&items))?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn show<W: Side>(arguments: ShowArguments) -> Result<ExitCode> {
-    let pool = arguments.common.connect().await?;
-    let Some(parked) = W::show(&pool, arguments.number, arguments.payload).await? else {
-        bail!(
-            "no message {} is parked: it was {}",
-            arguments.number,
-            W::GONE
-        );
-    };
-    match arguments.common.is_json() {
-        true => print::json(&parked)?,
-        false => print::lines(&W::facts(&parked).lines())?,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn replay<W: Side>(arguments: ReplayArguments<W>) -> Result<ExitCode> {
-    let ReplayArguments {
-        act: arguments,
-        wait,
-    } = arguments;
-    let bulk = arguments.is_bulk()?;
-    let pool = arguments.common.connect().await?;
-    let by = &arguments.author.by;
-    if !bulk {
-        let answers = W::replay(&pool, &arguments.numbers, by).await?;
-        return match wait.wait {
-            true => waited_for(&arguments, &pool, &wait, answers).await,
-            false => answer(&arguments, answers, W::replayed),
-        };
-    }
-    let what = |selected| format!("ask for {selected} parked messages to be {}", W::AGAIN);
-    let Some(selected) = arguments.agree(&pool, what).await? else {
-        return Ok(ExitCode::SUCCESS);
-    };
-    let done = arguments.which.replay_all(&pool, by).await?;
-    let mut total = Total {
-        selected,
-        done,
-        parked: None,
-    };
-    if !wait.wait {
-        return arguments.print_total(&total, "asked for");
-    }
-    let tried = arguments
-        .until_all_are_tried(&pool, &wait, selected)
-        .await?;
-    let parked = arguments.which.count(&pool).await?;
-    total.parked = Some(parked);
-    arguments.print_total(&total, "asked for")?;
-    match (tried, parked) {
-        (true, 0) => Ok(ExitCode::SUCCESS),
-        (true, _) => bail!("{parked} of what is selected are parked; parked list says why"),
-        (false, _) => Err(wait.in_vain(format!("{parked} of what is selected are parked"))),
-    }
-}
-
-/// Stays until each that was asked for has had its turn, and says what came of it.
-async fn waited_for<W: Side>(
-    arguments: &ActArguments<W>,
-    pool: &PgPool,
-    wait: &Wait,
-    answers: Vec<(i64, W::Replay)>,
-) -> Result<ExitCode> {
-    let asked = answers.iter().filter(|(_, outcome)| W::replayed(outcome).0);
-    let mut open: Vec<i64> = asked.map(|(number, _)| *number).collect();
-    let mut fates = BTreeMap::new();
-    let of = open.len() as u64;
-    let mut progress = Progress::of(W::DONE, arguments.common.is_json());
-    wait.until(async || {
-        for number in std::mem::take(&mut open) {
-            let fate = match W::show(pool, number, false).await? {
-                None => Fate::Done,
-                Some(parked) => match W::stands(&parked) {
-                    (true, _) => {
-                        open.push(number);
-                        continue;
-                    }
-                    (false, reason) => Fate::ParkedAgain {
-                        reason: reason.to_owned(),
-                    },
-                },
-            };
-            fates.insert(number, fate);
+impl Act {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Discard => "discard",
         }
-        progress.tell(fates.len() as u64, Some(of));
+    }
+
+    /// What it comes to, for a person who is asked.
+    fn what(self, messages: usize) -> String {
+        match self {
+            Self::Replay => {
+                format!("ask for {messages} parked messages to be sent or handled again")
+            }
+            Self::Discard => format!("discard {messages} parked messages for good"),
+        }
+    }
+}
+
+impl Filters {
+    fn query(self) -> Query {
+        vec![
+            ("side", self.side),
+            ("class", self.class),
+            ("topic", self.topic),
+            ("key", self.key),
+            ("consumer", self.consumer),
+        ]
+    }
+
+    fn is_given(&self) -> bool {
+        let query = self.clone().query();
+        query.iter().any(|(_, value)| value.is_some())
+    }
+}
+
+/// Runs a command and says what to exit with.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Ls(arguments) => list(arguments).await,
+        Command::Show(arguments) => show(arguments).await,
+        Command::Replay(ReplayArguments { act, wait }) => replay(act, wait).await,
+        Command::Discard(arguments) => discard(arguments).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(arguments: ListArguments) -> Result<()> {
+    let mut query = arguments.filters.query();
+    query.push(("limit", Some(arguments.limit.to_string())));
+    query.push(("cursor", arguments.cursor));
+    let page = arguments.common.service()?.get(&[PLACE], query).await?;
+    let mut table = Table::new([
+        "id", "class", "topic", "key", "consumer", "for", "replay", "reason",
+    ]);
+    for parked in items(&page) {
+        let [id, class, topic, key, consumer, reason] =
+            ["id", "class", "topic", "key", "consumer", "reason"].map(|cell| text(&parked[cell]));
+        table.row([
+            id,
+            class,
+            topic,
+            key,
+            consumer,
+            since(parked),
+            asked_by(parked),
+            reason,
+        ]);
+    }
+    shown(&arguments.common, &page, &table)
+}
+
+async fn show(arguments: ShowArguments) -> Result<()> {
+    let service = arguments.common.service()?;
+    let payload = arguments.payload.then(|| "true".to_owned());
+    let path = [PLACE, &arguments.id];
+    let parked = service.get(&path, vec![("payload", payload)]).await?;
+    if arguments.common.is_json() {
+        return print::json(&parked);
+    }
+    let some = |name: &str| Some(text(&parked[name])).filter(|text| !text.is_empty());
+    let mut facts = Facts::default();
+    for name in ["id", "class", "topic"] {
+        facts.add(name, text(&parked[name]));
+    }
+    if let (Some(partition), Some(offset)) = (some("partition"), some("offset")) {
+        facts.add("place", format!("partition {partition}, offset {offset}"));
+    }
+    for name in ["key", "kind", "consumer"] {
+        facts.add_some(name, some(name));
+    }
+    facts.add("message id", text(&parked["message_id"]));
+    let at = text(&parked["parked_at"]);
+    facts.add("parked", format!("{at}, {} ago", since(&parked)));
+    facts.add("reason", text(&parked["reason"]));
+    facts.add("attempts", text(&parked["attempts"]));
+    facts.add_some("behind", some("head"));
+    facts.add_some("replay", some("replay").map(|_| asked_by(&parked)));
+    for header in parked["headers"].as_array().into_iter().flatten() {
+        let (name, value) = (text(&header["name"]), bytes(&header["value"]));
+        facts.add("header", format!("{name}: {value}"));
+    }
+    facts.add(
+        "size",
+        parked["bytes"].as_i64().map_or("null".to_owned(), size),
+    );
+    facts.add_some("payload", parked.get("payload").map(bytes));
+    print::lines(&facts.lines())
+}
+
+async fn replay(arguments: ActArguments, wait: Wait) -> Result<()> {
+    if arguments.dry_run && wait.wait {
+        return Err(Usage("--wait has nothing to wait for after --dry-run").into());
+    }
+    let service = arguments.common.service()?;
+    let Some(chosen) = arguments.choose(&service, Act::Replay).await? else {
+        return Ok(());
+    };
+    // One that is named is asked for without a question: nothing is lost by it.
+    if arguments.all {
+        confirm(&Act::Replay.what(chosen.len()), arguments.yes)?;
+    }
+    let mut answers = arguments.ask(&service, Act::Replay, chosen, false).await?;
+    if !wait.wait {
+        return arguments.tell(&answers);
+    }
+    let open = wait_for_them(&arguments, &service, &wait, &mut answers).await?;
+    let told = arguments.tell(&answers);
+    match open {
+        0 => told,
+        open => Err(wait.in_vain(format!("{open} messages have had no turn yet"))),
+    }
+}
+
+async fn discard(arguments: ActArguments) -> Result<()> {
+    let service = arguments.common.service()?;
+    let Some(mut chosen) = arguments.choose(&service, Act::Discard).await? else {
+        return Ok(());
+    };
+    confirm(&Act::Discard.what(chosen.len()), arguments.yes)?;
+    // The last first: else those that wait behind one would be sent before it is their turn here.
+    chosen.reverse();
+    let answers = arguments.ask(&service, Act::Discard, chosen, false).await?;
+    arguments.tell(&answers)
+}
+
+impl ActArguments {
+    /// Which messages are meant. None where nothing is to be done to any: why is printed then.
+    async fn choose(&self, service: &Service, act: Act) -> Result<Option<Vec<String>>> {
+        let wrong = match (self.all, self.ids.is_empty()) {
+            (true, _) | (false, false) => None,
+            (false, true) if self.filters.is_given() => {
+                Some("say --all to mean everything that the options select")
+            }
+            (false, true) => Some("say which messages: their ids, or --all"),
+        };
+        if let Some(wrong) = wrong {
+            return Err(Usage(wrong).into());
+        }
+        let chosen = match self.all {
+            true => everything(service, &self.filters, act).await?,
+            false => self.ids.clone(),
+        };
+        if chosen.is_empty() {
+            match self.common.is_json() {
+                true => print::json(&chosen)?,
+                false => print::lines(&["nothing is parked like that".to_owned()])?,
+            }
+            return Ok(None);
+        }
+        if !self.dry_run {
+            return Ok(Some(chosen));
+        }
+        let would = self.ask(service, act, chosen, true).await?;
+        self.tell(&would)?;
+        Ok(None)
+    }
+
+    /// Asks for one after another. One that cannot be now does not keep the others back.
+    async fn ask(
+        &self,
+        service: &Service,
+        act: Act,
+        chosen: Vec<String>,
+        dry_run: bool,
+    ) -> Result<Vec<Value>> {
+        let body = json!({"actor": self.author.by, "reason": self.reason});
+        let of = chosen.len() as u64;
+        let mut progress = Progress::of("messages asked for", self.common.is_json());
+        let mut answers = Vec::new();
+        for id in chosen {
+            let dry = dry_run.then(|| "true".to_owned());
+            let path = [PLACE, &id, act.verb()];
+            let answer = service
+                .post(&path, vec![("dry_run", dry)], None, &body)
+                .await;
+            match answer {
+                Ok(answer) => answers.push(answer),
+                Err(error) => match Failure::is_conflict(&error) {
+                    true => answers.push(json!({
+                        "id": id, "outcome": "refused", "dry_run": dry_run, "followers": 0,
+                        "because": error.to_string(),
+                    })),
+                    false => return Err(self.broken_off(&answers, of, error)),
+                },
+            }
+            progress.tell(answers.len() as u64, Some(of));
+        }
+        Ok(answers)
+    }
+
+    /// What was done until then is said too.
+    fn broken_off(&self, answers: &[Value], of: u64, error: Error) -> Error {
+        if answers.is_empty() {
+            return error;
+        }
+        let done = answers.len();
+        let told = self.print(answers).err();
+        told.unwrap_or_else(|| error.context(format!("only {done} of {of} were asked for")))
+    }
+
+    fn print(&self, answers: &[Value]) -> Result<()> {
+        if self.common.is_json() {
+            return print::json(&answers);
+        }
+        let lines = answers.iter().map(line);
+        print::lines(&lines.collect::<Vec<_>>())
+    }
+
+    /// What came of each; failed if one is not as it was asked for.
+    fn tell(&self, answers: &[Value]) -> Result<()> {
+        self.print(answers)?;
+        // Of many, some may have gone by themselves since they were counted.
+        let is_fine = |answer: &Value| match answer["outcome"].as_str() {
+            Some("refused") => false,
+            Some("not_parked") => self.all,
+            _ => !answer["waited"].is_string() || answer["waited"] == "done",
+        };
+        match answers.iter().all(is_fine) {
+            true => Ok(()),
+            false => bail!("not everything could be done"),
+        }
+    }
+}
+
+/// All that is selected. What waits behind another is not replayed by itself: it follows that one.
+async fn everything(service: &Service, filters: &Filters, act: Act) -> Result<Vec<String>> {
+    let mut chosen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let mut query = filters.clone().query();
+        query.push(("limit", Some(PAGE.to_owned())));
+        query.push(("cursor", cursor));
+        let page = service.get(&[PLACE], query).await?;
+        let meant =
+            items(&page).filter(|parked| act == Act::Discard || parked["class"] != "blocked");
+        chosen.extend(meant.map(|parked| text(&parked["id"])));
+        cursor = Some(text(&page["next_cursor"])).filter(|cursor| !cursor.is_empty());
+        if cursor.is_none() {
+            return Ok(chosen);
+        }
+    }
+}
+
+/// Stays until each that was asked for has had its turn, and notes what came of it. Returns how many have not.
+async fn wait_for_them(
+    arguments: &ActArguments,
+    service: &Service,
+    wait: &Wait,
+    answers: &mut [Value],
+) -> Result<usize> {
+    let is_asked_for = |answer: &&mut Value| {
+        let outcome = answer["outcome"].as_str();
+        matches!(outcome, Some("requested" | "already_requested"))
+    };
+    let mut open: Vec<&mut Value> = answers.iter_mut().filter(is_asked_for).collect();
+    let of = open.len();
+    let mut progress = Progress::of("had their turn", arguments.common.is_json());
+    wait.until(async || {
+        for answer in std::mem::take(&mut open) {
+            let id = text(&answer["id"]);
+            match service.get(&[PLACE, &id], Vec::new()).await {
+                Ok(parked) if parked["replay"].is_null() => {
+                    answer["waited"] = "parked_again".into();
+                    answer["reason"] = parked["reason"].clone();
+                }
+                Ok(_) => open.push(answer),
+                Err(error) if Failure::is_not_found(&error) => answer["waited"] = "done".into(),
+                // It is asked again, unless that does not pass.
+                Err(error) if Failure::may_pass(&error) => open.push(answer),
+                Err(error) => return Err(error),
+            }
+        }
+        progress.tell((of - open.len()) as u64, Some(of as u64));
         Ok(open.is_empty().then_some(()))
     })
     .await?;
     drop(progress);
-    fates.extend(open.iter().map(|number| (*number, Fate::TimedOut)));
-    if arguments.common.is_json() {
-        let told = answers.iter().map(|(number, outcome)| {
-            let mut told = numbered(W::NUMBER, *number, outcome)?;
-            if let (Some(fate), Value::Object(told)) = (fates.get(number), &mut told)
-                && let Value::Object(fate) = serde_json::to_value(fate)?
-            {
-                told.extend(fate);
-            }
-            Ok(told)
-        });
-        print::json(&told.collect::<Result<Vec<_>>>()?)?;
-    } else {
-        let told = answers.iter().map(|(number, outcome)| {
-            let words = match fates.get(number) {
-                None => W::replayed(outcome).1,
-                Some(Fate::Done) => W::DONE.to_owned(),
-                Some(Fate::ParkedAgain { reason }) => format!("parked again: {reason}"),
-                Some(Fate::TimedOut) => format!("not {} yet", W::DONE),
-            };
-            format!("{number}: {words}")
-        });
-        print::lines(&told.collect::<Vec<_>>())?;
+    for answer in &mut open {
+        answer["waited"] = "timed_out".into();
     }
-    let all_done = |(number, _): &(i64, W::Replay)| fates.get(number) == Some(&Fate::Done);
-    match (open.is_empty(), answers.iter().all(all_done)) {
-        (true, true) => Ok(ExitCode::SUCCESS),
-        (true, false) => bail!("not everything could be done"),
-        (false, _) => Err(wait.in_vain(format!("{} messages have had no turn yet", open.len()))),
-    }
+    Ok(open.len())
 }
 
-async fn discard<W: Side>(arguments: ActArguments<W>) -> Result<ExitCode> {
-    let bulk = arguments.is_bulk()?;
-    let pool = arguments.common.connect().await?;
-    let by = &arguments.author.by;
-    let what = |selected| format!("discard {selected} parked messages for good");
-    if !bulk {
-        confirm(&what(arguments.numbers.len() as i64), arguments.yes)?;
-        let answers = W::discard(&pool, &arguments.numbers, by).await?;
-        return answer(&arguments, answers, W::discarded);
-    }
-    let Some(selected) = arguments.agree(&pool, what).await? else {
-        return Ok(ExitCode::SUCCESS);
+/// What came of one, or would.
+fn line(answer: &Value) -> String {
+    let would = match answer["dry_run"] == true {
+        true => "would be",
+        false => "is",
     };
-    let done = arguments.which.discard_all(&pool, by).await?;
-    let total = Total {
-        selected,
-        done,
-        parked: None,
+    let words = match (answer["waited"].as_str(), answer["outcome"].as_str()) {
+        (Some("done"), _) => "parked no more".to_owned(),
+        (Some("parked_again"), _) => format!("parked again: {}", text(&answer["reason"])),
+        (Some(_), _) => "not tried yet".to_owned(),
+        (None, Some("requested")) => format!("{would} asked for"),
+        (None, Some("already_requested")) => "was asked for before".to_owned(),
+        (None, Some("discarded")) => format!("{would} discarded"),
+        (None, Some("not_parked")) => "is not parked: it was sent, handled or discarded".to_owned(),
+        (None, _) => text(&answer["because"]),
     };
-    arguments.print_total(&total, "discarded")
+    let behind = match answer["followers"].as_i64() {
+        None | Some(0) => String::new(),
+        Some(followers) => format!("; {followers} wait behind it and come next"),
+    };
+    format!("{}: {words}{behind}", text(&answer["id"]))
 }
 
-impl<W: Side> ActArguments<W> {
-    /// Whether many are meant, after the words were found to make sense.
-    fn is_bulk(&self) -> Result<bool> {
-        let wrong = match (self.all, self.numbers.is_empty()) {
-            (true, _) => return Ok(true),
-            (false, true) if self.which.is_given() => {
-                "say --all to mean everything that the options select"
-            }
-            (false, true) => "say which messages: their numbers, or --all",
-            (false, false) if self.dry_run => {
-                "--dry-run goes with --all; look at single messages with parked show"
-            }
-            (false, false) => return Ok(false),
-        };
-        Err(Usage(wrong).into())
+fn id(word: &str) -> Result<String, &'static str> {
+    let number = ["outbox-", "inbox-"]
+        .iter()
+        .find_map(|side| word.strip_prefix(side));
+    let is_number =
+        |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    match number.is_some_and(is_number) {
+        true => Ok(word.to_owned()),
+        false => Err("must be the id of a parked message, as in outbox-12 or inbox-7"),
     }
+}
 
-    /// Counts what is selected, and asks whether that is meant. `None` when only the count was wanted.
-    async fn agree(&self, pool: &PgPool, what: impl FnOnce(i64) -> String) -> Result<Option<i64>> {
-        let selected = self.which.count(pool).await?;
-        if !self.dry_run {
-            confirm(&what(selected), self.yes)?;
-            return Ok(Some(selected));
+fn since(parked: &Value) -> String {
+    parked["parked_seconds"]
+        .as_f64()
+        .map(age)
+        .unwrap_or_default()
+}
+
+fn asked_by(parked: &Value) -> String {
+    match &parked["replay"]["by"] {
+        Value::String(by) => format!("by {by}"),
+        _ => String::new(),
+    }
+}
+
+/// Bytes as the service shows them: text, or hexadecimal where they are none.
+fn bytes(value: &Value) -> String {
+    match (value["text"].as_str(), value["hex"].as_str()) {
+        (Some(text), _) => text.to_owned(),
+        (None, Some(hex)) => format!("0x{hex}"),
+        (None, None) => "null".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_its_side_and_nothing_else() {
+        for good in ["outbox-12", "inbox-0"] {
+            assert_eq!(id(good), Ok(good.to_owned()));
         }
-        if self.common.is_json() {
-            print::json(&Total {
-                selected,
-                done: 0,
-                parked: None,
-            })?;
-        } else {
-            print::lines(&[format!("{selected} messages selected; nothing was done")])?;
-        }
-        Ok(None)
-    }
-
-    /// Stays until none of the selected is asked for any more, and those behind them have followed.
-    /// Whether it came so far.
-    async fn until_all_are_tried(&self, pool: &PgPool, wait: &Wait, of: i64) -> Result<bool> {
-        let mut progress = Progress::of(W::DONE, self.common.is_json());
-        let of = u64::try_from(of).unwrap_or_default();
-        let mut quiet: Option<(i64, Instant)> = None;
-        let tried = wait.until(async || {
-            let parked = self.which.count(pool).await?;
-            let left = u64::try_from(parked).unwrap_or_default();
-            progress.tell(of.saturating_sub(left), Some(of));
-            if parked == 0 {
-                return Ok(Some(()));
-            }
-            if self.is_any_asked_for(pool).await? {
-                quiet = None;
-                return Ok(None);
-            }
-            // Followers are sent after their head, without a wish of their own.
-            let (before, since) = *quiet.get_or_insert((parked, Instant::now()));
-            if before != parked {
-                quiet = None;
-            }
-            Ok((before == parked && since.elapsed() >= QUIET).then_some(()))
-        });
-        Ok(tried.await?.is_some())
-    }
-
-    async fn is_any_asked_for(&self, pool: &PgPool) -> Result<bool> {
-        let mut after = None;
-        loop {
-            let page = self.which.list(pool, after, PAGE).await?;
-            if page.iter().any(W::is_asked_for) {
-                return Ok(true);
-            }
-            match page.last() {
-                Some(last) => after = Some(W::number(last)),
-                None => return Ok(false),
-            }
+        for wrong in [
+            "",
+            "12",
+            "outbox-",
+            "outbox--1",
+            "inbox-1/..",
+            "inbox-1?a=b",
+            "other-1",
+        ] {
+            assert!(id(wrong).is_err(), "{wrong}");
         }
     }
-
-    fn print_total(&self, total: &Total, done: &str) -> Result<ExitCode> {
-        if self.common.is_json() {
-            print::json(total)?;
-        } else {
-            print::lines(&[format!(
-                "{} messages {done} of {} selected",
-                total.done, total.selected
-            )])?;
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Prints one answer a message; failed if one of them is.
-fn answer<W: Side, T: Serialize>(
-    arguments: &ActArguments<W>,
-    answers: Vec<(i64, T)>,
-    words: impl Fn(&T) -> (bool, String),
-) -> Result<ExitCode> {
-    if arguments.common.is_json() {
-        let answers: Vec<_> = answers
-            .iter()
-            .map(|(number, outcome)| numbered(W::NUMBER, *number, outcome))
-            .collect::<Result<_>>()?;
-        print::json(&answers)?;
-    } else {
-        let lines = answers
-            .iter()
-            .map(|(number, outcome)| format!("{number}: {}", words(outcome).1));
-        print::lines(&lines.collect::<Vec<_>>())?;
-    }
-    match answers.iter().all(|(_, outcome)| words(outcome).0) {
-        true => Ok(ExitCode::SUCCESS),
-        false => bail!("not everything could be done"),
-    }
-}
-
-// ---- answers that both sides give ----
-
-/// It is asked for.
-pub(crate) fn requested<W: Side>() -> (bool, String) {
-    (true, format!("{} it", W::FULFILS))
-}
-
-/// It waits behind another.
-pub(crate) fn behind(head: i64) -> (bool, String) {
-    let why = format!("waits behind {head}: replay or discard that first");
-    (false, why)
-}
-
-/// There is no such message.
-pub(crate) fn not_parked<W: Side>() -> (bool, String) {
-    (false, format!("is not parked: it was {}", W::GONE))
-}
-
-/// What became of one message, beside its number.
-fn numbered(name: &str, number: i64, outcome: &impl Serialize) -> Result<Value> {
-    let mut answer = json!({ name: number });
-    if let (Value::Object(answer), Value::Object(outcome)) =
-        (&mut answer, serde_json::to_value(outcome)?)
-    {
-        answer.extend(outcome);
-    }
-    Ok(answer)
 }

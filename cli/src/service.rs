@@ -12,7 +12,10 @@ use reqwest::{
 };
 use serde_json::Value;
 
-use crate::{arguments::Usage, print::Output};
+use crate::{
+    arguments::Usage,
+    print::{self, Output, Table},
+};
 
 /// How long the service may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -138,6 +141,12 @@ impl Failure {
             Some(Self::Refused { status, .. }) => matches!(status, 429 | 502 | 503 | 504),
             None => false,
         }
+    }
+
+    /// Whether it cannot be as things stand.
+    pub(crate) fn is_conflict(error: &Error) -> bool {
+        let refused = error.downcast_ref::<Self>();
+        matches!(refused, Some(Self::Refused { status: 409, .. }))
     }
 
     /// Whether the service has no such thing.
@@ -302,4 +311,17 @@ pub(crate) fn text(value: &Value) -> String {
 /// The items of a page.
 pub(crate) fn items(page: &Value) -> impl Iterator<Item = &Value> {
     page["items"].as_array().into_iter().flatten()
+}
+
+/// The whole answer, or what of it fits on a screen.
+pub(crate) fn shown(common: &Common, all: &Value, table: &Table) -> Result<()> {
+    if common.is_json() {
+        return print::json(all);
+    }
+    print::table(table)?;
+    let next = ["next_cursor", "next_after"].map(|name| text(&all[name]));
+    match next.into_iter().find(|next| !next.is_empty()) {
+        Some(next) => print::lines(&[format!("there is more after {next}")]),
+        None => Ok(()),
+    }
 }

@@ -18,6 +18,8 @@
 //! | `/sagas` | the list, filtered by its URL, live |
 //! | `/sagas/{id}` | one saga: what it waits for, its timeline, graph, history and messages, live; what a person may do |
 //! | `/parked` | messages that could not be sent or handled, of all services; replay and discard |
+//! | `/bulk-operations` | what was asked of many sagas and how far it is, live; from the list of sagas: to count, and then to start |
+//! | `/audit` | what people did, in all services; for admins |
 //! | `/definitions`, `/anomalies`, `/locks` | the rest |
 //! | `/login` | where a person says who he is, if callers are asked |
 

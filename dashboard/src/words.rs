@@ -106,10 +106,10 @@ pub(crate) fn then(what: &str) -> &'static str {
 /// How a saga, a step or an attempt stands, as a class of the style sheet.
 pub(crate) fn tone(status: &str) -> &'static str {
     match status {
-        "completed" | "succeeded" | "success" => "good",
+        "completed" | "succeeded" | "success" | "done" => "good",
         "compensated" | "compensating" | "null_compensated" | "compensation_skipped" => "back",
         "failed" | "failure" | "abandoned" => "bad",
-        "parked" | "unknown" | "late_reply" | "person" => "alarm",
+        "parked" | "unknown" | "late_reply" | "person" | "refused" | "changed" => "alarm",
         "running" => "going",
         _ => "calm",
     }

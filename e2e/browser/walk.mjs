@@ -99,10 +99,11 @@ async function step(what, walk) {
 }
 
 const status = () => page.locator("#state .state .badge").first();
-const order = (payment_method, postcode = "10115", name = "Ada Lovelace") => ({
+const BEEF = "018f0000-0000-7000-8000-00000000beef";
+const order = (payment_method, postcode = "10115", name = "Ada Lovelace", customer_id = BEEF) => ({
   method: "POST",
   body: JSON.stringify({
-    customer_id: "018f0000-0000-7000-8000-00000000beef", currency: "EUR",
+    customer_id, currency: "EUR",
     items: [{ sku: "BOOK-1", quantity: 1, unit_price: 1250 }], payment_method,
     delivery: { name, street: name, postcode, city: name, country: "DE" },
   }),
@@ -287,6 +288,113 @@ await step("finds what is parked, counts it, replays it, looks into it, discards
   must(name.length > 0, "the message has a name");
 });
 
+// Sagas of a new customer that stand still until somebody resumes them.
+async function paused(customer) {
+  const { saga_id } = await api("/v1/orders", order("pm_timeout", "10115", "Ada Lovelace", customer));
+  const headers = { "Idempotency-Key": crypto.randomUUID() };
+  const body = JSON.stringify({ operation: "pause", actor: "ann", reason: "to look at it" });
+  await api(`/v1/sagas/${saga_id}/operations`, { method: "POST", headers, body });
+}
+
+function resumeAll(customer, per_second) {
+  const headers = { "Idempotency-Key": crypto.randomUUID() };
+  const selection = { tag: `customer:${customer}` };
+  const body = { operation: "resume", actor: "ann", reason: "seen", selection, per_second, allow_changed: true };
+  return api("/v1/bulk-operations", { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+let bulk;
+await step("does something to all of a filtered list: counts, is refused when it has changed, counts again, watches it", async () => {
+  const customer = crypto.randomUUID();
+  await paused(customer);
+  await paused(customer);
+  await go(`/sagas?tag=${encodeURIComponent(`customer:${customer}`)}`);
+  await page.getByRole("link", { name: "Do something to all of these" }).click();
+  await page.getByRole("heading", { name: "Something for many sagas" }).waitFor();
+  await page.getByText(`customer:${customer}`).waitFor();
+  await accessible("the form for many sagas");
+  const form = page.locator("#bulk");
+  await form.getByLabel("Operation").selectOption("resume");
+  if (!TOKEN) await form.getByLabel("Your name").fill("ann");
+  await form.getByLabel("Reason").fill(`a mistake <script>${MALICE}</script>`);
+  await form.getByLabel("Sagas a second").fill("1");
+  await form.getByLabel("also those that move on").check();
+  await form.getByRole("button", { name: "Count first" }).click();
+  const start = (count) => page.locator("#counted").getByRole("button", { name: `Resume: ${count} sagas` });
+  await start(2).waitFor();
+  must((await page.locator("#counted li", { hasText: "would be done" }).count()) === 2, "not both would be done");
+  await accessible("what would become of them");
+  await shot("bulk-counted");
+  // One more than was counted: it is refused, in words.
+  await paused(customer);
+  expected = "409";
+  await start(2).click();
+  await page.locator("#notice").getByText("3 sagas are selected now, not 2").waitFor();
+  expected = null;
+  await form.getByRole("button", { name: "Count first" }).click();
+  await start(3).click();
+  await page.waitForURL(/\/bulk-operations\/[0-9a-f-]{36}$/);
+  bulk = new URL(page.url()).pathname;
+  await page.evaluate(() => { window.sameDocument = true; });
+  await page.mouse.move(5, 5);
+  await page.locator("#progress .badge", { hasText: "running" }).first().waitFor();
+  await page.getByText("3 of 3 have had their turn").waitFor();
+  await page.locator("#progress .state .badge", { hasText: "done" }).waitFor();
+  must(await page.evaluate(() => window.sameDocument), "the page was loaded again");
+  must((await page.locator("#progress tbody .badge", { hasText: "done" }).count()) === 3, "not every saga was resumed");
+  await inert("a bulk operation with a hostile reason");
+  await accessible("a bulk operation");
+  await shot("bulk");
+  await page.getByRole("link", { name: /^refused/ }).click();
+  await page.getByText("No saga is like that.").waitFor();
+});
+
+await step("stops a bulk operation before it is through", async () => {
+  const customer = crypto.randomUUID();
+  for (let placed = 0; placed < 12; placed += 1) await paused(customer);
+  const { id } = await resumeAll(customer, 1);
+  await go("/bulk-operations");
+  await page.locator(`a[href="/bulk-operations/${id}"]`).click();
+  await page.locator("#stop > summary").click();
+  if (!TOKEN) await page.getByLabel("Your name").fill("ann");
+  await page.getByLabel("Reason").fill("seen enough");
+  await page.locator("#stop").getByRole("button", { name: "Stop it" }).click();
+  await page.locator("#progress .state .badge", { hasText: "cancelled" }).waitFor();
+  await page.getByText("seen enough").waitFor();
+  must((await page.getByText("no turn yet").count()) > 0, "all of them had their turn");
+  await accessible("a bulk operation that was stopped");
+  await resumeAll(customer, 100);
+  await go("/bulk-operations");
+  await page.locator("#bulks tbody tr").first().waitFor();
+  await accessible("the bulk operations");
+});
+
+await step("reads who did what, in every service, and what it was done to", async () => {
+  await go("/audit?action=bulk.create");
+  const rows = page.locator("section[aria-labelledby=of-order-service] tbody tr");
+  await rows.filter({ hasText: "a mistake" }).first().waitFor();
+  must((await rows.filter({ hasNotText: "bulk.create" }).count()) === 0, "the filter lets others pass");
+  await inert("the audit with a hostile reason");
+  await accessible("the audit");
+  await shot("audit");
+  await rows.filter({ hasText: "a mistake" }).locator(`a[href="${bulk}"]`).click();
+  await page.waitForURL((url) => url.pathname === bulk);
+  await page.getByRole("link", { name: "Audit" }).click();
+  const neighbour = page.locator("section[aria-labelledby=of-payment-service]");
+  // It asks nobody, so whoever comes with a token is known there by his name alone.
+  await neighbour.getByText("parked.discard").first().waitFor();
+  await page.getByLabel("Actor").fill("nobody-of-this-name");
+  await page.getByRole("button", { name: "Filter" }).click();
+  await page.waitForURL(/actor=nobody-of-this-name/);
+  await page.getByText("Nobody did anything like that.").first().waitFor();
+  await go("/audit?limit=1&service=order-service");
+  const first = await rows.first().locator("td").first().textContent();
+  await page.getByRole("link", { name: "Older ones" }).click();
+  await page.waitForURL(/cursor=/);
+  const second = await rows.first().locator("td").first().textContent();
+  must(Number(second) < Number(first), `${second} is not older than ${first}`);
+});
+
 await step("finds hostile words everywhere, and nothing of them runs", async () => {
   const hostile = `<img src=x onerror=window.hostile=1>`;
   const { saga_id } = await api("/v1/orders", order("pm_card_visa", "10115", hostile));
@@ -300,6 +408,8 @@ await step("finds hostile words everywhere, and nothing of them runs", async () 
     [`/sagas/${odd}`, 404], [`/sagas?definition=${odd}&business_key=${odd}&tag=${odd}`, 400],
     [`/sagas?stuck_for=${odd}`, 400], [`/sagas?cursor=${odd}`, 400], [`/parked?key=${odd}&topic=${odd}`, 200],
     [`/parked?class=${odd}`, 200], [`/parked/payment-service/${odd}`, 404], [`/anomalies?cursor=${odd}`, 400],
+    [`/audit?actor=${odd}&since=${odd}&subject=${odd}&cursor=${odd}&service=order-service`, 200],
+    [`/bulk-operations/new?tag=${odd}`, 200], [`/bulk-operations/${odd}`, 404], [`${bulk}?result=${odd}&after=${odd}`, 400],
     [`/docs`, 200],
   ]) {
     await go(path, answer);
@@ -308,7 +418,10 @@ await step("finds hostile words everywhere, and nothing of them runs", async () 
   expected = null;
 });
 
-const pages = ["/", "/sagas", `/sagas/${failing}`, "/parked", "/definitions", "/anomalies", "/locks"];
+const pages = [
+  "/", "/sagas", `/sagas/${failing}`, "/bulk-operations", "/bulk-operations/new?status=running", bulk, "/parked",
+  "/definitions", "/anomalies", "/locks", "/audit",
+];
 await step("uses a phone", async () => {
   await page.setViewportSize({ width: 390, height: 844 });
   for (const path of pages) {

@@ -15,12 +15,12 @@ use crate::arguments::explain;
 pub(crate) enum Command {
     /// What could not be handled: list, show, replay, discard.
     #[command(subcommand)]
-    Parked(crate::parked::Command<parked::Which>),
+    Parked(crate::sides::Command<parked::Which>),
 }
 
 /// Runs a command and says what to exit with.
 pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     let Command::Parked(command) = command;
-    let done = crate::parked::run(command).await;
+    let done = crate::sides::run(command).await;
     done.map_err(|error| explain(error, "consumer or owner"))
 }

@@ -8,8 +8,8 @@ use outbox::{
 use sqlx::PgPool;
 
 use crate::{
-    parked::{Side, behind, not_parked, requested},
     print::{Facts, Table, age, payload, size},
+    sides::{Side, behind, not_parked, requested},
 };
 
 /// Which messages.

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Tail(tail::Arguments),
     /// What was not sent: list, show, replay, discard.
     #[command(subcommand)]
-    Parked(crate::parked::Command<parked::Which>),
+    Parked(crate::sides::Command<parked::Which>),
     /// Enqueues messages that the log still holds once more.
     Replay(replay::Arguments),
     /// Makes the cursor anew in a database that was restored from a dump, and sends what may not have been sent.
@@ -61,7 +61,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Status(arguments) => status::run(arguments).await,
         Command::Lag(arguments) => lag::run(arguments).await,
         Command::Tail(arguments) => tail::run(arguments).await,
-        Command::Parked(command) => crate::parked::run(command).await,
+        Command::Parked(command) => crate::sides::run(command).await,
         Command::Replay(arguments) => replay::run(arguments).await,
         Command::Rebase(arguments) => rebase::run(arguments).await,
         Command::Topics(arguments) => topics::run(arguments).await,

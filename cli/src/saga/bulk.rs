@@ -9,8 +9,8 @@ use crate::{
     arguments::{Author, Usage},
     print::{self, Facts, Table, confirm},
     progress::Progress,
-    saga::{filters::Filters, look::shown},
-    service::{Common, Service, items, text},
+    saga::filters::Filters,
+    service::{Common, Service, items, shown, text},
     wait::Wait,
 };
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     print::{self, Facts, Table},
     saga::{filters::Filters, follow},
-    service::{Common, items, text},
+    service::{Common, items, shown, text},
 };
 
 /// Nothing but the service.
@@ -445,17 +445,4 @@ pub(crate) fn what(event: &Value) -> String {
         .map(|name| format!("{name}={}", text(&event[*name])))
         .collect();
     told.join(" ")
-}
-
-/// The whole answer, or what of it fits on a screen.
-pub(crate) fn shown(common: &Common, all: &Value, table: &Table) -> Result<()> {
-    if common.is_json() {
-        return print::json(all);
-    }
-    print::table(table)?;
-    let next = ["next_cursor", "next_after"].map(|name| text(&all[name]));
-    match next.into_iter().find(|next| !next.is_empty()) {
-        Some(next) => print::lines(&[format!("there is more after {next}")]),
-        None => Ok(()),
-    }
 }

@@ -14,6 +14,7 @@ mod following;
 mod looking;
 mod migrating;
 mod parked;
+mod parked_served;
 mod refusing;
 mod roles;
 mod sagas;

@@ -19,6 +19,11 @@ use crate::room::{Counted, Room, Running, SECRET, SOON, column, fact, kafka};
 /// whose key is no text.
 pub(crate) async fn room(name: &str) -> Room {
     let room = Room::new(name).await;
+    park(&room).await;
+    room
+}
+
+pub(crate) async fn park(room: &Room) {
     room.run(format!(
         r#"insert into outbox.blocked_key values ('t', 'k', 10), ('t', 'alone', 20);
            insert into outbox.parked (seq, message_id, topic, key, kind, payload, created_at, class, reason, headers)
@@ -34,7 +39,6 @@ pub(crate) async fn room(name: &str) -> Room {
                         ('billing', 'alone', 'exhausted'), ('stock', '\x00ff', 'refused')) as rows (consumer, key, class)"#
     ))
     .await;
-    room
 }
 
 fn texts(json: &Value, field: &str) -> Vec<String> {

@@ -148,6 +148,12 @@ impl Service {
         .await;
     }
 
+    /// `recompense parked …`, to its end.
+    pub(crate) async fn parked(&self, arguments: &str) -> Ran {
+        let words = ["parked"].into_iter().chain(arguments.split_whitespace());
+        recompense(&self.room.url, words.chain(["--url", &self.url])).await
+    }
+
     /// `recompense saga …`, to be started.
     pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = command(&self.room.url);

@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
-    routing::get,
+    routing::any,
 };
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use serde_json::json;
@@ -36,7 +36,7 @@ type Asked = Arc<Mutex<Vec<Option<String>>>>;
 async fn service() -> (String, Asked) {
     let asked = Asked::default();
     let noted = asked.clone();
-    let answer = get(move |headers: HeaderMap| async move {
+    let answer = any(move |headers: HeaderMap| async move {
         let token = headers.get("authorization");
         let token = token.map(|token| token.to_str().unwrap().to_owned());
         noted.lock().unwrap().push(token.clone());
@@ -120,6 +120,9 @@ async fn a_token_goes_along_with_everything_and_is_never_shown() {
     let ran = run(with_token(Some("c4nary-2")), &ls).await;
     ran.is_refusal("a wrong token", 1, "does not accept this token (401)");
     let ran = run(with_token(Some("c4nary-viewer")), &ls).await;
+    ran.is_refusal("a weak token", 1, "this needs the role operator (403)");
+    let parked = format!("parked replay inbox-1 --reason mended --url {url}");
+    let ran = run(with_token(Some("c4nary-viewer")), &parked).await;
     ran.is_refusal("a weak token", 1, "this needs the role operator (403)");
     let ran = run(
         with_token(Some("c4nary-2")),

@@ -294,3 +294,110 @@ pub(crate) struct Lock {
 pub(crate) struct Claimant {
     pub(crate) saga_id: Uuid,
 }
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Bulks {
+    pub(crate) items: Vec<Bulk>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Bulk {
+    pub(crate) id: Uuid,
+    pub(crate) operation: String,
+    pub(crate) status: String,
+    pub(crate) selection: BTreeMap<String, Value>,
+    pub(crate) actor: String,
+    pub(crate) reason: String,
+    pub(crate) per_second: i32,
+    pub(crate) allow_changed: bool,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) ended_at: Option<DateTime<Utc>>,
+    pub(crate) cancelled_by: Option<String>,
+    pub(crate) cancel_reason: Option<String>,
+    pub(crate) sagas: BulkCounts,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(crate) struct BulkCounts {
+    pub(crate) total: i64,
+    pub(crate) pending: i64,
+    pub(crate) done: i64,
+    pub(crate) refused: i64,
+    pub(crate) changed: i64,
+    pub(crate) gone: i64,
+    pub(crate) failed: i64,
+}
+
+impl BulkCounts {
+    /// Those that have had their turn.
+    pub(crate) fn turned(&self) -> i64 {
+        self.total - self.pending
+    }
+
+    /// Those whose turn did nothing.
+    pub(crate) fn missed(&self) -> i64 {
+        self.turned() - self.done
+    }
+}
+
+impl Bulk {
+    pub(crate) fn is_running(&self) -> bool {
+        self.status == "running"
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct BulkItems {
+    pub(crate) items: Vec<BulkItem>,
+    pub(crate) next_after: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct BulkItem {
+    pub(crate) position: i32,
+    pub(crate) saga_id: Uuid,
+    pub(crate) result: Option<String>,
+    pub(crate) detail: Option<String>,
+    pub(crate) failures: i32,
+    pub(crate) done_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Expected {
+    pub(crate) count: i64,
+    pub(crate) sample: Vec<Prospect>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Prospect {
+    pub(crate) saga_id: Uuid,
+    pub(crate) allowed: bool,
+    pub(crate) because: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Audit {
+    pub(crate) items: Vec<Act>,
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// What somebody did.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Act {
+    pub(crate) id: i64,
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) actor: String,
+    pub(crate) role: Option<String>,
+    pub(crate) action: String,
+    pub(crate) subject: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) details: Value,
+}
+
+impl Act {
+    pub(crate) fn says_more(&self) -> bool {
+        self.details
+            .as_object()
+            .is_some_and(|more| !more.is_empty())
+    }
+}

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::{
     http::{HeaderMap, StatusCode},
-    response::{Html, IntoResponse, Response},
+    response::{Html, IntoResponse, Redirect, Response},
 };
 
 use chassis::http::auth::Role;
@@ -26,6 +26,8 @@ pub(crate) struct Frame {
     pub(crate) who: Option<String>,
     /// Whether he may change something.
     pub(crate) may_act: bool,
+    /// Whether he may also see what people did, and do something to many sagas.
+    pub(crate) may_all: bool,
 }
 
 impl Frame {
@@ -36,19 +38,24 @@ impl Frame {
             at,
             who: visitor.name(),
             may_act: visitor.may(Role::Operator),
+            may_all: visitor.may(Role::Admin),
         }
     }
 
-    #[expect(clippy::unused_self, reason = "a template calls it on the frame")]
-    pub(crate) fn pages(&self) -> [(&'static str, &'static str); 6] {
+    /// Those that lead somewhere for whoever looks.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let audit = self.may_all.then_some(("/audit", "Audit"));
         [
             ("/", "Overview"),
             ("/sagas", "Sagas"),
+            ("/bulk-operations", "Bulk"),
             ("/parked", "Parked"),
             ("/definitions", "Definitions"),
             ("/anomalies", "Anomalies"),
             ("/locks", "Locks"),
         ]
+        .into_iter()
+        .chain(audit)
     }
 }
 
@@ -87,6 +94,14 @@ pub(crate) fn refuse(dashboard: &Dashboard, visitor: &Visitor, refused: Refused)
 pub(crate) fn refuse_part(refused: Refused) -> Response {
     let status = StatusCode::from_u16(refused.status).unwrap_or(StatusCode::BAD_GATEWAY);
     (status, show(&RefusedPart { refused })).into_response()
+}
+
+/// Leads to another page, whoever asks.
+pub(crate) fn lead(headers: &HeaderMap, path: &str) -> Response {
+    match wants_part(headers) {
+        true => [("HX-Redirect", path)].into_response(),
+        false => Redirect::to(path).into_response(),
+    }
 }
 
 /// Whether the script asks, for a part of a page; without it a browser wants a whole one.

@@ -5,6 +5,9 @@ mod filters;
 mod frame;
 
 mod anomalies;
+mod audit;
+mod bulk;
+mod bulk_act;
 mod definitions;
 mod locks;
 mod login;
@@ -15,6 +18,9 @@ mod parked_act;
 mod saga;
 mod saga_act;
 mod sagas;
+
+#[cfg(test)]
+mod probe;
 
 use axum::middleware::from_fn;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -33,6 +39,12 @@ pub(crate) fn router(dashboard: Dashboard) -> OpenApiRouter {
         .routes(routes!(saga::page))
         .routes(routes!(saga::state))
         .routes(routes!(saga::operations, saga_act::operate))
+        .routes(routes!(bulk::list, bulk_act::ask))
+        .routes(routes!(bulk::rows))
+        .routes(routes!(bulk_act::form))
+        .routes(routes!(bulk::one))
+        .routes(routes!(bulk::progress))
+        .routes(routes!(bulk_act::cancel))
         .routes(routes!(parked::list))
         .routes(routes!(parked::one))
         .routes(routes!(parked_act::replay))
@@ -40,6 +52,7 @@ pub(crate) fn router(dashboard: Dashboard) -> OpenApiRouter {
         .routes(routes!(definitions::page))
         .routes(routes!(anomalies::page))
         .routes(routes!(locks::page))
+        .routes(routes!(audit::page))
         .routes(routes!(login::page, login::log_in))
         .routes(routes!(login::log_out))
         .layer(from_fn(harmless))

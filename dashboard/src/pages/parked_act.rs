@@ -302,3 +302,59 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::pages::probe::{Fake, Probe};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_behind_a_message_is_discarded_before_it_and_never_replayed_by_itself() {
+        let api = Fake::new();
+        let parked = |id: &str, class: &str| {
+            json!({
+                "id": id, "class": class, "topic": "t", "key": "k", "kind": null, "consumer": null,
+                "partition": null, "offset": null, "message_id": "018f3b2e-6a5f-7c3d-9b1a-2f4e6d8c0a1b",
+                "parked_at": "2026-01-31T12:00:00Z", "parked_seconds": 1.0, "attempts": 1,
+                "reason": "r", "replay": null,
+            })
+        };
+        let items = [
+            parked("outbox-1", "poison"),
+            parked("outbox-2", "blocked"),
+            parked("outbox-3", "blocked"),
+        ];
+        let list = json!({"items": items, "next_cursor": null, "total": 3});
+        api.answers("/v1/parked", 200, list);
+        for id in [1, 2, 3] {
+            for (verb, outcome) in [("replay", "requested"), ("discard", "discarded")] {
+                let answer = json!({"outcome": outcome, "followers": 0});
+                api.answers(&format!("/v1/parked/outbox-{id}/{verb}"), 200, answer);
+            }
+        }
+        let dashboard = Dashboard::new("orders", api.router());
+        let probe = Probe::of(&dashboard).with_script();
+        let who = [("service", "orders"), ("actor", "ann"), ("reason", "r")];
+        let all = [&who[..], &[("all", "true")]].concat();
+        let chosen = [&who[..], &[("id", "outbox-1"), ("id", "outbox-2")]].concat();
+        for (verb, form, expected) in [
+            ("discard", &all, &["outbox-3", "outbox-2", "outbox-1"][..]),
+            ("discard", &chosen, &["outbox-2", "outbox-1"]),
+            ("replay", &all, &["outbox-1"]),
+        ] {
+            let before = api.asked().len();
+            let told = probe.post(&format!("/parked/{verb}"), form).await.is(200);
+            assert!(
+                told.contains(&format!("{} messages", expected.len())),
+                "{told}"
+            );
+            let asked = api.asked().split_off(before).into_iter();
+            let asked = asked.filter_map(|asked| {
+                let place = asked.uri.strip_prefix("/v1/parked/")?;
+                Some(place.split('/').next()?.to_owned())
+            });
+            assert_eq!(asked.collect::<Vec<_>>(), expected, "{verb}");
+        }
+    }
+}

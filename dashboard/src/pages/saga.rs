@@ -149,7 +149,7 @@ impl Operation {
     }
 }
 
-fn described(name: &str) -> (&'static str, &'static str) {
+pub(crate) fn described(name: &str) -> (&'static str, &'static str) {
     match name {
         "pause" => (
             "Pause",

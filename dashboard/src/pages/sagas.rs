@@ -11,6 +11,7 @@ use crate::{
     api::{Count, Refused, Sagas, Summary, Visitor},
     house::Dashboard,
     pages::{
+        bulk_act::SELECTION,
         filter::Filter,
         filters,
         frame::{Frame, refuse, refuse_part, show},
@@ -61,6 +62,8 @@ struct Page {
     filter: Filter,
     query: String,
     lasting: String,
+    /// Where something is done to all of these.
+    bulk: String,
     live: bool,
     fields: [Field; 4],
     waits: [(&'static str, &'static str); 7],
@@ -125,6 +128,10 @@ pub(crate) async fn list(
         frame: Frame::new(&dashboard, &visitor, "/sagas"),
         query: filter.query(),
         lasting: filter.only(&LASTING).after_path(),
+        bulk: format!(
+            "/bulk-operations/new{}",
+            filter.only(&SELECTION).after_path()
+        ),
         // Older pages do not change by themselves.
         live: filter.get("cursor").is_empty(),
         fields: [

@@ -31,8 +31,11 @@ const PUBLIC: [&str; 11] = [
     "/readyz",
 ];
 /// What many things change by, or nothing brings back, or tells of people.
-const FOR_ADMINS: [&str; 5] = [
+const FOR_ADMINS: [&str; 8] = [
+    "GET /audit",
     "GET /v1/audit",
+    "POST /bulk-operations",
+    "POST /bulk-operations/{id}/cancel",
     "POST /parked/discard",
     "POST /v1/bulk-operations",
     "POST /v1/bulk-operations/{id}/cancel",

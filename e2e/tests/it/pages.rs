@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::shop::{self, Guarded, SOON};
 
 /// The whole walk. It waits twice for a payment that never answers.
-const WALK: Duration = Duration::from_secs(240);
+const WALK: Duration = Duration::from_secs(300);
 /// Stands in whatever is hostile.
 const MALICE: &str = "window.hostile=1";
 
@@ -58,9 +58,9 @@ async fn a_person_on_call_finds_their_way_known_or_not() {
     park_something_hostile(&house).await;
     // The pictures for the README are of the one where nobody is asked, and so are made last.
     let guarded = Guarded::start(&house).await;
-    walk(&guarded.url, Some(&guarded.token), 13).await;
+    walk(&guarded.url, Some(&guarded.token), 16).await;
     park_something_hostile(&house).await;
-    walk(&house.shop.orders.service_url, None, 12).await;
+    walk(&house.shop.orders.service_url, None, 15).await;
 }
 
 /// The walk, which has so many steps.
