@@ -4,7 +4,7 @@
 //! database. Each message is asked for by itself: those that were counted, and no others. If we die
 //! here, what was asked for goes on; asking again is asking once. Exit status as with `recompense outbox`.
 
-use std::process::ExitCode;
+use std::{cmp::Reverse, process::ExitCode};
 
 use anyhow::{Error, Result, bail};
 use clap::Subcommand;
@@ -275,7 +275,7 @@ async fn discard(arguments: ActArguments) -> Result<()> {
     };
     confirm(&Act::Discard.what(chosen.len()), arguments.yes)?;
     // The last first: else those that wait behind one would be sent before it is their turn here.
-    chosen.reverse();
+    chosen.sort_by_key(|id| Reverse(number(id)));
     let answers = arguments.ask(&service, Act::Discard, chosen, false).await?;
     arguments.tell(&answers)
 }
@@ -471,6 +471,12 @@ fn id(word: &str) -> Result<String, &'static str> {
         true => Ok(word.to_owned()),
         false => Err("must be the id of a parked message, as in outbox-12 or inbox-7"),
     }
+}
+
+/// A message's place among those of its side: the later it came, the higher.
+fn number(id: &str) -> i64 {
+    let number = id.rsplit('-').next();
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn since(parked: &Value) -> String {

@@ -11,6 +11,8 @@ use axum::{Router, routing::get as on_get};
 use chassis::http::auth::{Access, Auth, COOKIE, Caller, Role, Settings, mint};
 use chassis::http::{Described, OpenApiRouter, described, guard_described};
 use clap::Parser;
+use futures::StreamExt;
+use tower::ServiceExt;
 use utoipa_axum::routes;
 
 use crate::request::{Answer, send};
@@ -419,6 +421,50 @@ async fn tokens_are_taken_away_and_given_without_a_restart() {
         auth.is_required(),
         "an empty file lets nobody in, not everybody"
     );
+}
+
+#[utoipa::path(get, path = "/v1/stream", responses((status = 200)))]
+async fn stream() -> Response {
+    let endless = futures::stream::repeat_with(|| Ok::<_, std::convert::Infallible>("data: x\n\n"));
+    let endless = endless.then(async |line| {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        line
+    });
+    let kind = [("content-type", "text/event-stream")];
+    (kind, Body::from_stream(endless)).into_response()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_caller_is_known_no_more() {
+    let tokens = Tokens::make();
+    let auth = tokens.auth();
+    let router = OpenApiRouter::new().routes(routes!(stream));
+    let router = guard_described(described("shop", "For a test.", "1", router), auth.clone());
+    let open = async |token: &str| {
+        let request = Request::get("/v1/stream").header("authorization", bearer(token));
+        let request = request.body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.into_body().into_data_stream()
+    };
+    let (mut gone, mut stays) = (open(&tokens.viewer).await, open(&tokens.admin).await);
+    // Each line takes 50 ms: two minutes.
+    for stream in [&mut gone, &mut stays] {
+        assert_eq!(
+            stream.take(2_400).count().await,
+            2_400,
+            "it ended by itself"
+        );
+    }
+    let lines = std::fs::read_to_string(&tokens.file).unwrap();
+    let kept: Vec<&str> = lines
+        .lines()
+        .filter(|line| !line.starts_with("vera "))
+        .collect();
+    std::fs::write(&tokens.file, kept.join("\n")).unwrap();
+    auth.refresh().await;
+    assert!(gone.take(2_400).count().await <= 100, "five seconds");
+    assert_eq!(stays.take(2_400).count().await, 2_400);
 }
 
 #[tokio::test]

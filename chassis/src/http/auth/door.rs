@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 
 use crate::http::auth::authenticator::Auth;
 use crate::http::auth::caller::Caller;
-use crate::http::auth::credential::Credential;
+use crate::http::auth::credential::{Credential, presented};
 use crate::http::auth::origin::Origin;
 use crate::http::auth::policy::{Access, Policy, Verdict};
 use crate::http::auth::rejection::Rejection;
@@ -22,6 +24,8 @@ use crate::names;
 
 /// Where a person logs in, if the service has such a page.
 const LOGIN: &str = "/login";
+/// How often a stream's caller is looked up again.
+const STILL_KNOWN: Duration = Duration::from_secs(5);
 /// When to come again while keys are missing.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -40,16 +44,43 @@ pub(in crate::http) async fn admit(
     next: Next,
 ) -> Response {
     let (mut parts, body) = request.into_parts();
-    match door.caller(&parts).await {
-        Ok(caller) => {
-            parts.extensions.insert(door.auth.clone());
-            if let Some(caller) = caller {
-                parts.extensions.insert(caller);
-            }
-            next.run(Request::from_parts(parts, body)).await
-        }
-        Err(answer) => *answer,
+    let caller = match door.caller(&parts).await {
+        Ok(caller) => caller,
+        Err(answer) => return *answer,
+    };
+    parts.extensions.insert(door.auth.clone());
+    let Some(caller) = caller else {
+        return next.run(Request::from_parts(parts, body)).await;
+    };
+    let token = presented(&parts.headers).unwrap_or_default().to_owned();
+    parts.extensions.insert(caller.clone());
+    let answer = next.run(Request::from_parts(parts, body)).await;
+    match is_stream(&answer) {
+        true => while_known(answer, door.auth.clone(), token, caller),
+        false => answer,
     }
+}
+
+/// Whether it has no end of its own.
+fn is_stream(answer: &Response) -> bool {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Lets a stream end when its caller would not be let in any more, or as somebody else.
+fn while_known(answer: Response, auth: Auth, token: String, caller: Caller) -> Response {
+    let unknown = async move {
+        loop {
+            tokio::time::sleep(STILL_KNOWN).await;
+            match auth.authenticate(&token).await {
+                Ok(now) if now == caller => {}
+                // The issuer's keys are away: that says nothing about the caller.
+                Err(Rejection::NoKeys) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(unknown))))
 }
 
 impl Door {
