@@ -170,7 +170,7 @@ async fn nothing_is_given_up_without_a_word() {
     assert_eq!(service.room.number(left).await, 10);
 
     let did = service.parked_says(&format!("{discard} --yes")).await;
-    assert_eq!(did, "inbox-5: is discarded\noutbox-20: is discarded\n");
+    assert_eq!(did, "outbox-20: is discarded\ninbox-5: is discarded\n");
     // Those behind another go before it: else they would be handled when it is gone.
     let did = service.parked_json(&format!("{all} --key k --yes")).await;
     let ids: Vec<_> = did
