@@ -32,6 +32,8 @@ create table saga.bulk (
     -- Which sagas were asked for, for a person; the ones that were found are in saga.bulk_item.
     selection       jsonb       not null,
     actor           text        not null,
+    -- What the actor might do at most, for the audit; null where nobody was asked.
+    role            text,
     reason          text        not null,
     -- Whether a saga that has moved on since may be intervened in nevertheless.
     allow_changed   boolean     not null,

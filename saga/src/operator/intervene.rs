@@ -120,7 +120,10 @@ pub async fn intervene_as(
     request: &Request,
     role: Option<&str>,
 ) -> Result<Outcome, Error> {
-    let outcome = intervene_silently(tx, coordinator, saga_id, request).await?;
+    let operation = request.what.name();
+    let span = info_span!("saga.intervention", %saga_id, %operation, dry_run = request.dry_run);
+    let intervening = intervene_with(tx, coordinator, saga_id, request);
+    let outcome = intervening.instrument(span).await?;
     if let Outcome::Done(done) = &outcome {
         let author = Author::new(&request.actor)
             .because(&request.reason)
@@ -134,20 +137,6 @@ pub async fn intervene_as(
         audit::record(tx, &author, &action, &format!("sagas/{saga_id}"), details).await?;
     }
     Ok(outcome)
-}
-
-/// Without a row in the audit: for what follows from something that has one.
-pub(crate) async fn intervene_silently(
-    tx: &mut PgTransaction<'_>,
-    coordinator: &Coordinator,
-    saga_id: Uuid,
-    request: &Request,
-) -> Result<Outcome, Error> {
-    let operation = request.what.name();
-    let span = info_span!("saga.intervention", %saga_id, %operation, dry_run = request.dry_run);
-    intervene_with(tx, coordinator, saga_id, request)
-        .instrument(span)
-        .await
 }
 
 /// Whether nobody else is at a request for this saga under this key. Then it is the caller's until

@@ -5,8 +5,8 @@
 //! idempotency key is carried out once, however often and by however many it is sent; with an
 //! `expected_seq` it is carried out on what the person saw, or not at all; a dry run decides the
 //! same and writes nothing. What a person did is in `outbox.audit` too, in the same transaction: of
-//! a bulk operation that it was asked for and stopped; each of its sagas tells the rest. Not promised: that a dry run's answer still holds a moment later; give
-//! its `seq` along. If we die here, the transaction is rolled back, and the same request does it
+//! a bulk operation that it was asked for and stopped, and what it did to each saga. Not promised:
+//! that a dry run's answer still holds a moment later; give its `seq` along. If we die here, the transaction is rolled back, and the same request does it
 //! then.
 
 mod census;

@@ -90,6 +90,31 @@ async fn results(pool: &PgPool, id: Uuid) -> Vec<Option<ItemResult>> {
     items.into_iter().map(|item| item.result).collect()
 }
 
+/// What a bulk operation did by the audit: to which sagas, and the role of who wanted it.
+async fn audited(pool: &PgPool, id: Uuid) -> Vec<(String, Option<String>)> {
+    sqlx::query_as(
+        "select subject, role from outbox.audit
+         where action like 'saga.%' and details ->> 'idempotency_key' = $1 order by id",
+    )
+    .bind(format!("bulk:{id}"))
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_done_to_each_saga_is_recorded_under_the_role_of_who_asked() {
+    let pool = database("bulk_role").await;
+    let saga = some(&pool, 1).await[0];
+    let mut tx = pool.begin().await.unwrap();
+    let created = bulk::create_as(&mut tx, &bulk(What::Pause {}), Some("admin")).await;
+    let (bulk::Created::First(asked) | bulk::Created::Again(asked)) = created.unwrap();
+    tx.commit().await.unwrap();
+    work_off(&pool, &coordinator()).await;
+    let expected = (format!("sagas/{saga}"), Some("admin".to_owned()));
+    assert_eq!(audited(&pool, asked.id).await, [expected]);
+}
+
 #[tokio::test]
 async fn each_selected_saga_has_its_turn_and_its_result() {
     let pool = database("bulk").await;
@@ -150,6 +175,9 @@ async fn each_selected_saga_has_its_turn_and_its_result() {
     assert_eq!(counts, (2, 1, 1, 1));
     assert_eq!(bulk.sagas.pending, 0);
     assert!(instance(&pool, waits).await.paused);
+    let audited = audited(&pool, id).await;
+    assert_eq!(audited.len(), 2, "{audited:?}");
+    assert!(audited.contains(&(format!("sagas/{waits}"), None)));
     assert!(
         !instance(&pool, busy).await.paused,
         "nobody looked at it as it is now"

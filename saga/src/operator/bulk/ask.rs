@@ -130,7 +130,7 @@ pub async fn create_as(
     check_key(&request.idempotency_key)?;
     let hash = request.hash()?;
     let id = Uuid::now_v7();
-    match table::insert(tx, id, request, &hash).await? {
+    match table::insert(tx, id, request, role, &hash).await? {
         Inserted::Here => {}
         Inserted::Before { id, request_hash } if request_hash == hash => {
             let bulk = table::show(&mut **tx, id).await?;

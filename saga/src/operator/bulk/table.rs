@@ -47,15 +47,16 @@ pub(super) async fn insert(
     tx: &mut PgTransaction<'_>,
     id: Uuid,
     request: &BulkRequest,
+    role: Option<&str>,
     request_hash: &str,
 ) -> Result<Inserted, Error> {
     let json = |value| serde_json::to_value(value).map_err(|error| corrupt(id, error));
     let what = serde_json::to_value(&request.what).map_err(|error| corrupt(id, error))?;
     let inserted = sqlx::query!(
         "insert into saga.bulk
-           (id, idempotency_key, request_hash, what, operation, selection, actor, reason,
+           (id, idempotency_key, request_hash, what, operation, selection, actor, role, reason,
             allow_changed, per_second)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          on conflict on constraint bulk_idempotency_key_unique do nothing",
         id,
         request.idempotency_key,
@@ -64,6 +65,7 @@ pub(super) async fn insert(
         request.what.name().as_str(),
         json(&request.selection)?,
         request.actor,
+        role,
         request.reason,
         request.allow_changed,
         request.per_second
@@ -157,6 +159,7 @@ pub(super) struct Running {
     pub(super) id: Uuid,
     pub(super) what: What,
     pub(super) actor: String,
+    pub(super) role: Option<String>,
     pub(super) reason: String,
     pub(super) allow_changed: bool,
 }
@@ -164,7 +167,7 @@ pub(super) struct Running {
 /// Takes the one that is due and has waited longest; whoever is locked is at work.
 pub(super) async fn take_running(tx: &mut PgTransaction<'_>) -> Result<Option<Running>, Error> {
     let row = sqlx::query!(
-        "select id, what, actor, reason, allow_changed from saga.bulk
+        "select id, what, actor, role, reason, allow_changed from saga.bulk
          where status = 'running' and next_at <= clock_timestamp()
          order by next_at limit 1 for update skip locked"
     )
@@ -175,6 +178,7 @@ pub(super) async fn take_running(tx: &mut PgTransaction<'_>) -> Result<Option<Ru
             id: row.id,
             what: from_json(row.id, row.what)?,
             actor: row.actor,
+            role: row.role,
             reason: row.reason,
             allow_changed: row.allow_changed,
         })

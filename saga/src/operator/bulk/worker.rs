@@ -16,7 +16,7 @@ use crate::{
             ItemResult,
             table::{self, Running, Turn},
         },
-        intervene::intervene_silently,
+        intervene::intervene_as,
     },
     table as sagas, telemetry,
 };
@@ -105,9 +105,9 @@ impl Bulks {
         bulk: &Running,
         turn: &Turn,
     ) -> Result<Worked, Error> {
-        let request = request(bulk, turn);
+        let (request, role) = (request(bulk, turn), bulk.role.as_deref());
         let (result, detail) =
-            match intervene_silently(&mut tx, &self.coordinator, turn.saga_id, &request).await {
+            match intervene_as(&mut tx, &self.coordinator, turn.saga_id, &request, role).await {
                 Ok(_) => (ItemResult::Done, None),
                 // Nothing was written: the result goes into the same transaction.
                 Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
