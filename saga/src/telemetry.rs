@@ -258,6 +258,14 @@ mod tests {
     struct Line(Ledger, String);
 
     impl Ledger {
+        fn line(&self, key: &Key) -> Line {
+            let labels = key.labels().map(|l| format!(" {}={}", l.key(), l.value()));
+            Line(
+                self.clone(),
+                key.name().to_owned() + &labels.collect::<String>(),
+            )
+        }
+
         /// These lines, with names that stand in the table of this file.
         fn written_as(&self, expected: &[&str]) {
             assert_eq!(*self.0.lock().unwrap(), expected);
@@ -292,12 +300,10 @@ mod tests {
         fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            let labels = key.labels().map(|l| format!(" {}={}", l.key(), l.value()));
-            let line = key.name().to_owned() + &labels.collect::<String>();
-            Counter::from_arc(Arc::new(Line(self.clone(), line)))
+            Counter::from_arc(Arc::new(self.line(key)))
         }
         fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::from_arc(Arc::new(Line(self.clone(), key.name().to_owned())))
+            Gauge::from_arc(Arc::new(self.line(key)))
         }
         fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
             Histogram::noop()

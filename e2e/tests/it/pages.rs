@@ -58,9 +58,9 @@ async fn a_person_on_call_finds_their_way_known_or_not() {
     park_something_hostile(&house).await;
     // The pictures for the README are of the one where nobody is asked, and so are made last.
     let guarded = Guarded::start(&house).await;
-    walk(&guarded.url, Some(&guarded.token), 16).await;
+    walk(&guarded.url, Some(&guarded.token), 17).await;
     park_something_hostile(&house).await;
-    walk(&house.shop.orders.service_url, None, 15).await;
+    walk(&house.shop.orders.service_url, None, 16).await;
 }
 
 /// The walk, which has so many steps.

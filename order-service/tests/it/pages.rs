@@ -9,12 +9,17 @@ use dashboard::Dashboard;
 use saga::http::Streams;
 use tower::ServiceExt;
 
-use crate::room::Room;
+use crate::room::{Room, order};
 
 fn pages(room: &Room) -> Router {
+    pages_with(room, None)
+}
+
+fn pages_with(room: &Room, traces: Option<&str>) -> Router {
     let (pool, coordinator) = (room.pool.clone(), room.coordinator.clone());
     let api = order_service::app(pool.clone(), coordinator, Streams::new(pool));
     let dashboard = Dashboard::new("order-service", api.clone());
+    let dashboard = dashboard.with_traces(traces.map(ToOwned::to_owned));
     let app = api.merge(dashboard.router());
     guard_described(
         described("order-service", "For a test.", "1", app),
@@ -122,4 +127,34 @@ async fn what_was_done_is_told_though_something_ended_it() {
     assert!(told.contains("1 messages were discarded"), "{told}");
     assert!(told.contains("2 were not asked for"), "{told}");
     assert_eq!(room.count("outbox.parked").await, 2);
+}
+
+#[tokio::test]
+async fn a_saga_leads_to_its_trace_and_each_message_says_where_it_stands() {
+    let room = Room::open().await;
+    let placed = room.place(&order()).await.body;
+    let saga = placed["saga_id"].as_str().expect("a saga");
+    sqlx::query(
+        "update saga.event set origin = '{\"trace\":
+             \"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\", \"record\": [3, 1234]}'
+         where kind = 'command_sent'",
+    )
+    .execute(&room.pool)
+    .await
+    .expect("an origin");
+    let leads = "href=\"http://zipkin.test/traces/4bf92f3577b34da6a3ce929d0e0e4736\"";
+    for (traces, links) in [(None, 0), (Some("http://zipkin.test/traces/{trace_id}"), 2)] {
+        let pages = pages_with(&room, traces);
+        let page = Request::get(format!("/sagas/{saga}"));
+        let page = page.body(Body::empty()).expect("a request");
+        let answer = pages.oneshot(page).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = to_bytes(answer.into_body(), usize::MAX)
+            .await
+            .expect("a body");
+        let body = String::from_utf8(body.into()).expect("text");
+        // One of the saga, one of its message.
+        assert_eq!(body.matches(leads).count(), links, "{body}");
+        assert!(body.contains("partition 3, offset 1234"), "{body}");
+    }
 }
