@@ -5,13 +5,13 @@ use axum::{
     extract::{RawQuery, State},
     response::Response,
 };
-use futures::future::join_all;
 use uuid::Uuid;
 
 use crate::{
-    api::{Act, Audit, Refused, Visitor},
+    api::{Act, Audit, Visitor},
     house::Dashboard,
     pages::{
+        each::{self, Group},
         filter::Filter,
         filters,
         frame::{Frame, show},
@@ -52,13 +52,7 @@ struct Page {
     filter: Filter,
     names: Vec<String>,
     actions: [&'static str; 17],
-    groups: Vec<Group>,
-}
-
-/// A service's.
-struct Group {
-    name: String,
-    told: Result<Acts, Refused>,
+    groups: Vec<Group<Acts>>,
 }
 
 struct Acts {
@@ -91,28 +85,14 @@ pub(crate) async fn page(
     visitor: Visitor,
 ) -> Response {
     let filter = Filter::of(query.as_deref(), &KNOWN);
-    let only = filter.get("service");
-    let mut asked = filter.only(&ASKED);
-    if !only.is_empty() {
-        // A place in one list is none in another.
-        asked = asked.with("cursor", filter.get("cursor"));
-    }
-    let path = format!("/audit{}", asked.after_path());
+    let groups = each::ask::<Audit>(&dashboard, &visitor, &filter, &ASKED, "/audit").await;
     let own = dashboard.own().name();
-    let services = dashboard.services().iter();
-    let services = services.filter(|api| only.is_empty() || only == api.name());
-    let groups = services.map(async |api| Group {
-        name: api.name().to_owned(),
-        told: api
-            .get::<Audit>(&visitor, &path)
-            .await
-            .map(|audit| Acts::of(audit, &filter, api.name(), own)),
-    });
-    let groups = join_all(groups).await;
-    let names = dashboard.services().iter();
+    let acts =
+        |group: Group<Audit>| group.map(|service, audit| Acts::of(audit, &filter, service, own));
+    let groups = groups.into_iter().map(acts).collect();
     show(&Page {
         frame: Frame::new(&dashboard, &visitor, "/audit"),
-        names: names.map(|api| api.name().to_owned()).collect(),
+        names: each::names(&dashboard),
         actions: ACTIONS,
         groups,
         filter: filter.without(&["cursor"]),

@@ -1,5 +1,6 @@
 //! Pages and forms, one file each.
 
+mod each;
 mod filter;
 mod filters;
 mod frame;

@@ -6,12 +6,12 @@ use axum::{
     response::Response,
 };
 use chassis::http::auth::Role;
-use futures::future::join_all;
 
 use crate::{
     api::{ParkedList, Refused, Shown, Visitor},
     house::Dashboard,
     pages::{
+        each::{self, Group},
         filter::Filter,
         filters,
         frame::{Frame, refuse, show},
@@ -31,15 +31,9 @@ struct Page {
     filter: Filter,
     names: Vec<String>,
     classes: [&'static str; 6],
-    groups: Vec<Group>,
+    groups: Vec<Group<ParkedList>>,
     actor: Option<String>,
     may_discard: bool,
-}
-
-/// A service's.
-struct Group {
-    name: String,
-    told: Result<ParkedList, Refused>,
 }
 
 #[derive(Template)]
@@ -67,27 +61,10 @@ pub(crate) async fn list(
     visitor: Visitor,
 ) -> Response {
     let filter = Filter::of(query.as_deref(), &KNOWN);
-    let only = filter.get("service");
-    let mut asked = filter.only(&ASKED);
-    if !only.is_empty() {
-        // A place in one list is none in another.
-        asked = asked.with("cursor", filter.get("cursor"));
-    }
-    let path = format!("/parked{}", asked.after_path());
-    let services = dashboard.services().iter();
-    let services = services.filter(|api| only.is_empty() || only == api.name());
-    let groups = services.map(async |api| Group {
-        name: api.name().to_owned(),
-        told: api.get(&visitor, &path).await,
-    });
-    let groups = join_all(groups).await;
+    let groups = each::ask(&dashboard, &visitor, &filter, &ASKED, "/parked").await;
     show(&Page {
         frame: Frame::new(&dashboard, &visitor, "/parked"),
-        names: dashboard
-            .services()
-            .iter()
-            .map(|api| api.name().to_owned())
-            .collect(),
+        names: each::names(&dashboard),
         classes: [
             "poison",
             "held",
