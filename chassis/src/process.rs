@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
@@ -66,6 +67,7 @@ where
             };
         }
     };
+    allow_many_files();
     tracing::info!(service = service_name, database = %settings.database_url, kafka = %settings.kafka_brokers, "starting");
     let outcome = on_runtime(telemetry.clone(), service);
     telemetry.flush();
@@ -78,6 +80,22 @@ where
             tracing::error!(service = service_name, error, "ended with an error");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many open files as the system allows: each client takes one, and each partition's broker. The
+/// usual soft limit of 1024 is for programs that call `select`
+/// (<https://0pointer.net/blog/file-descriptor-limits.html>).
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let whole = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, whole)
+    {
+        tracing::warn!(%error, limit = limit.current, "no more files can be open at once than were allowed");
     }
 }
 

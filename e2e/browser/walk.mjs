@@ -163,6 +163,13 @@ await step("sees why an operation is not possible", async () => {
 
 await step("asks what cancelling would do, then cancels; what they typed stays while the page lives", async () => {
   const { saga_id } = await api("/v1/orders", order("pm_timeout"));
+  // It waits for us: of a saga that moves on meanwhile the service says so, and the person asks again.
+  const operate = (operation) => api(`/v1/sagas/${saga_id}/operations`, {
+    method: "POST",
+    headers: { "Idempotency-Key": `${operation}-${saga_id}` },
+    body: JSON.stringify({ operation, actor: "the walk", reason: "to look at it" }),
+  });
+  await operate("pause");
   await go(`/sagas/${saga_id}`);
   await page.locator("#do-cancel > summary").click();
   const form = page.locator("#do-cancel");
@@ -171,9 +178,9 @@ await step("asks what cancelling would do, then cancels; what they typed stays w
   await form.getByRole("button", { name: "What would happen?" }).click();
   await page.locator("#outcome").getByText("This would happen").waitFor();
   must((await api(`/v1/sagas/${saga_id}`)).status === "running", "a dry run did something");
-  // If it moved meanwhile, the service says so and the person asks again.
   await form.getByRole("button", { name: "Cancel" }).click();
   await page.locator("#outcome").getByText("Done.").waitFor();
+  await operate("resume");
   await status().filter({ hasText: "compensated" }).waitFor({ timeout: 60_000 });
   await inert("a saga's page with a hostile name and reason");
 });

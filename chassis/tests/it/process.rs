@@ -13,7 +13,10 @@ struct Config {
 
 /// A process that runs one task of this kind under `chassis::run`, once it has started.
 fn child(task: &str) -> (Child, impl Iterator<Item = String> + use<>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    // With fewer open files than it may have, as most systems start a process.
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -S -n 200 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
         .args([
             "process::a_child_runs_a_service",
             "--exact",
@@ -48,6 +51,11 @@ fn a_child_runs_a_service() {
         let tasks = Tasks::new("shop", process.shutdown.clone());
         println!("started");
         tasks.spawn("task", async move {
+            if task == "opens" {
+                let files: Result<Vec<_>, _> =
+                    (0..300).map(|_| std::fs::File::open("/dev/null")).collect();
+                println!("opened {}", files.map_or(0, |files| files.len()));
+            }
             if task == "fails" {
                 return Err(std::io::Error::other("out of luck"));
             }
@@ -76,6 +84,14 @@ fn a_signal_ends_the_process_well() {
     let (child, mut lines) = child("listens");
     testbed::signal(child.id(), "TERM").unwrap();
     assert!(lines.any(|line| line == exit_code(std::process::ExitCode::SUCCESS)));
+    wait(child);
+}
+
+#[test]
+fn a_process_may_open_as_many_files_as_the_system_allows() {
+    let (child, mut lines) = child("opens");
+    assert_eq!(lines.next().as_deref(), Some("opened 300"));
+    testbed::signal(child.id(), "TERM").unwrap();
     wait(child);
 }
 

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -12,6 +12,8 @@ use crate::shop::{self, Client, SOON};
 
 /// A body of this size, in bytes, is 160 times what a service takes.
 const HUGE: usize = 10 * 1024 * 1024;
+/// How many watch at once.
+const WATCHERS: usize = 1_000;
 /// How many send half of what they announced and stop.
 const HALF: usize = 50;
 
@@ -110,6 +112,38 @@ async fn those_who_send_half_hold_nobody_up_and_leave_nothing() {
     drop(halves);
     assert_eq!(orders_of(&client, quick).await, 1);
     assert_eq!(orders_of(&client, slow).await, 1, "of {HALF} one was whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_who_watch_see_what_happens_and_hold_nobody_up() {
+    let house = shop::shop().await;
+    let client = Client::of(&house.shop);
+    let watching =
+        "GET /v1/sagas/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n";
+    let mut watchers = Vec::new();
+    for _ in 0..WATCHERS {
+        let stream = TcpStream::connect(host(&client.orders)).await;
+        let mut stream = BufReader::new(stream.expect("a connection"));
+        let asked = stream.write_all(watching.as_bytes()).await;
+        asked.expect("it is sent");
+        let mut status = String::new();
+        let read = timeout(SOON, stream.read_line(&mut status)).await;
+        read.expect("an answer in time").expect("an answer");
+        assert!(status.starts_with("HTTP/1.1 200"), "{status}");
+        watchers.push(stream);
+    }
+    let order = client.place(&shop::order(Uuid::now_v7())).await;
+    let saga = order.saga_id.to_string();
+    let seen = watchers.into_iter().map(async |mut stream| {
+        let mut line = String::new();
+        while !line.contains(&saga) {
+            line.clear();
+            let read = stream.read_line(&mut line).await.expect("it goes on");
+            assert_ne!(read, 0, "the stream ended");
+        }
+    });
+    let all = timeout(SOON, futures::future::join_all(seen)).await;
+    assert_eq!(all.expect("all see it in time").len(), WATCHERS);
 }
 
 #[tokio::test]
