@@ -196,6 +196,8 @@ mod tests {
     #[test]
     fn a_key_cannot_command_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\u{fffd}c");
+        let lines = "a\u{1b}[31mb\nc\u{7}";
+        assert_eq!(printable_lines(lines), "a\u{fffd}[31mb\nc\u{fffd}");
     }
 
     #[test]

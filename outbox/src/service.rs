@@ -121,8 +121,8 @@ where
     }
 }
 
-/// Runs a consumer until the shutdown, counts beside it what is [parked](Census), and opens the gate when it has joined its group: a service
-/// that cannot hear is not ready.
+/// Runs a consumer until the shutdown, and counts beside it what is [parked](Census). Opens the gate
+/// when the consumer has joined its group: a service that cannot hear is not ready.
 ///
 /// # Errors
 ///

@@ -217,6 +217,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_service_that_says_too_much_is_not_heard_to_its_end() {
+        let neighbour = Fake::new();
+        let mut endless = act(3, "ann", "outbox");
+        endless["reason"] = "x".repeat(17 * 1024 * 1024).into();
+        let there = json!({"items": [endless], "next_cursor": null});
+        neighbour.answers("/v1/audit", 200, there);
+        let (_, dashboard) = two_services(&neighbour).await;
+        let page = Probe::of(&dashboard).get("/audit").await.is(200);
+        assert!(page.contains("The answer is too long"), "it was read");
+        assert!(page.contains(">9<"), "the others are shown");
+    }
+
+    #[tokio::test]
     async fn a_service_that_refuses_says_so_in_its_place() {
         let neighbour = Fake::new();
         let no = json!({"title": "Forbidden", "detail": "viewer may not do that"});

@@ -5,10 +5,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use chassis::http::auth::Auth;
 use chassis::http::{described, guard_described};
+use clap::Parser;
 use dashboard::Dashboard;
 use saga::http::Streams;
 use tower::ServiceExt;
 
+use crate::auditing::Callers;
 use crate::room::{Room, order};
 
 fn pages(room: &Room) -> Router {
@@ -16,15 +18,16 @@ fn pages(room: &Room) -> Router {
 }
 
 fn pages_with(room: &Room, traces: Option<&str>) -> Router {
+    pages_of(room, traces, Auth::open())
+}
+
+fn pages_of(room: &Room, traces: Option<&str>, auth: Auth) -> Router {
     let (pool, coordinator) = (room.pool.clone(), room.coordinator.clone());
     let api = order_service::app(pool.clone(), coordinator, Streams::new(pool));
     let dashboard = Dashboard::new("order-service", api.clone());
     let dashboard = dashboard.with_traces(traces.map(ToOwned::to_owned));
     let app = api.merge(dashboard.router());
-    guard_described(
-        described("order-service", "For a test.", "1", app),
-        Auth::open(),
-    )
+    guard_described(described("order-service", "For a test.", "1", app), auth)
 }
 
 /// As htmx sends a form.
@@ -157,4 +160,28 @@ async fn a_saga_leads_to_its_trace_and_each_message_says_where_it_stands() {
         assert_eq!(body.matches(leads).count(), links, "{body}");
         assert!(body.contains("partition 3, offset 1234"), "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_token_that_no_browser_would_keep_is_refused_with_that_reason() {
+    use sha2::{Digest, Sha256};
+    let room = Room::open().await;
+    let (short, long) = ("s".repeat(3_900), "l".repeat(3_901));
+    let line = |token: &str| {
+        let hash = Sha256::digest(token);
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("ann{} admin sha256:{hash}\n", token.len())
+    };
+    let file = testbed::target_folder().join(format!("tokens-{}", uuid::Uuid::now_v7()));
+    std::fs::write(&file, line(&short) + &line(&long)).expect("a file");
+    let flag = format!("--auth-tokens={}", file.display());
+    let callers = Callers::try_parse_from(["orders", &flag]).expect("settings");
+    let auth = Auth::new(&callers.auth, "127.0.0.1:0".parse().expect("an address"));
+    std::fs::remove_file(&file).expect("the file goes");
+    let pages = pages_of(&room, None, auth.expect("tokens"));
+    let (status, _) = press(&pages, "/login", &format!("token={short}")).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let (status, told) = press(&pages, "/login", &format!("token={long}")).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert!(told.contains("too long for a browser"), "{told}");
 }

@@ -2,9 +2,9 @@
 //!
 //! The history is what this is told from: it is there as long as the saga. Beside it stand the parked
 //! messages, on either side of the pipe. The log of the outbox is not asked: it knows no saga,
-//! and is emptied once it is sent. So where a record stands in the broker is told by whoever read it: of a
-//! reply by the coordinator, of a command by the participant, in its reply. A command that nobody has
-//! answered yet is found there by its key, the saga's id.
+//! and is emptied once it is sent. So where a record stands in the broker is told by whoever read
+//! it: of a reply by the coordinator, of a command by the participant, in its reply. A command that
+//! nobody has answered yet is found there by its key, the saga's id.
 
 use axum::{Json, extract::State};
 use outbox::{incoming::parked as inbox, operator::parked as outbox_side};

@@ -243,7 +243,11 @@ async fn a_saga_does_not_go_on_under_another_graph_and_its_reply_waits_where_its
     let orders = database("orders").await;
     let saga = start(&coordinator(), &orders, &Trip::default()).await;
     let command = sent(&orders, "trip.commands").await.remove(0);
-    let reply = answer(&command, Outcome::Succeeded);
+    let mut reply = answer(&command, Outcome::Succeeded);
+    (reply.partition, reply.offset) = (5, 77);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let header = ("traceparent".to_owned(), trace.to_owned());
+    reply.headers.extend([header]);
     let error = deliver(&orders, &changed().replies(), &reply)
         .await
         .unwrap_err();
@@ -260,6 +264,25 @@ async fn a_saga_does_not_go_on_under_another_graph_and_its_reply_waits_where_its
     assert_eq!(taken_up.unwrap(), Fired::Some(1));
     assert_eq!(count(&orders, "saga.pending").await, 0);
     assert_eq!(instance(&orders, saga.id).await.data["done"][0], "hold");
+    // Where it came from was kept with it, and what follows goes on with its trace.
+    let origin: serde_json::Value = sqlx::query_scalar(
+        "select origin from saga.event where kind = 'action_succeeded' and saga_id = $1",
+    )
+    .bind(saga.id)
+    .fetch_one(&orders)
+    .await
+    .unwrap();
+    let expected = serde_json::json!({
+        "attempt": 1, "record": [5, 77], "command": [0, command.offset], "trace": trace,
+    });
+    assert_eq!(origin, expected);
+    let traces: Vec<Option<String>> = sqlx::query_scalar(
+        "select traceparent from outbox.log where topic = 'trip.commands' order by seq",
+    )
+    .fetch_all(&orders)
+    .await
+    .unwrap();
+    assert_eq!(traces, [None, Some(trace.to_owned())]);
 }
 
 #[tokio::test]
