@@ -21,23 +21,11 @@ use crate::{
         frame::{Frame, lead, refuse, refuse_part, show, wants_part},
         saga::described,
         saga_act::Pairs,
+        sagas::SELECTION,
     },
     words,
 };
 
-/// Which of the list's filters select sagas, here as there.
-pub(crate) const SELECTION: [&str; 10] = [
-    "definition",
-    "version",
-    "status",
-    "business_key",
-    "business_key_prefix",
-    "tag",
-    "waiting_for",
-    "stuck_for",
-    "created_after",
-    "created_before",
-];
 /// What is to happen, with what belongs to it.
 const WHAT: [&str; 8] = [
     "operation",

@@ -11,7 +11,6 @@ use crate::{
     api::{Count, Refused, Sagas, Summary, Visitor},
     house::Dashboard,
     pages::{
-        bulk_act::SELECTION,
         filter::Filter,
         filters,
         frame::{Frame, refuse, refuse_part, show},
@@ -19,7 +18,8 @@ use crate::{
     words,
 };
 
-const KNOWN: [&str; 12] = [
+/// Which filters select sagas: in the list, and for what is done to many.
+pub(crate) const SELECTION: [&str; 10] = [
     "definition",
     "version",
     "status",
@@ -30,8 +30,6 @@ const KNOWN: [&str; 12] = [
     "stuck_for",
     "created_after",
     "created_before",
-    "limit",
-    "cursor",
 ];
 /// What never changes of a saga, and so what the stream of the list can be filtered by.
 const LASTING: [&str; 7] = [
@@ -119,7 +117,7 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
     visitor: Visitor,
 ) -> Response {
-    let filter = Filter::of(query.as_deref(), &KNOWN);
+    let filter = asked(query.as_deref());
     let rows = match find(&dashboard, &visitor, &filter).await {
         Ok(found) => found,
         Err(refused) => return refuse(&dashboard, &visitor, refused),
@@ -165,11 +163,16 @@ pub(crate) async fn rows(
     RawQuery(query): RawQuery,
     visitor: Visitor,
 ) -> Response {
-    let filter = Filter::of(query.as_deref(), &KNOWN);
+    let filter = asked(query.as_deref());
     match find(&dashboard, &visitor, &filter).await {
         Ok(found) => show(&found),
         Err(refused) => refuse_part(refused),
     }
+}
+
+/// The list's filters, and which page of it.
+fn asked(query: Option<&str>) -> Filter {
+    Filter::of(query, &[&SELECTION[..], &["limit", "cursor"]].concat())
 }
 
 /// The statuses with their counts
@@ -181,7 +184,7 @@ pub(crate) async fn chips_part(
     RawQuery(query): RawQuery,
     visitor: Visitor,
 ) -> Response {
-    let filter = Filter::of(query.as_deref(), &KNOWN);
+    let filter = asked(query.as_deref());
     let others = filter.without(&["status", "cursor", "limit"]);
     let path = format!("/sagas/count{}", others.after_path());
     match dashboard.own().get::<Count>(&visitor, &path).await {
