@@ -7,7 +7,7 @@ use contracts::delivery::{
 };
 use outbox::Error;
 use saga::Participant;
-use saga::participant::{Action, Answer, Compensation, Context};
+use saga::participant::{Action, Answer, Commands, Compensation, Context, Prepare};
 use saga::wire::Refusal;
 use sqlx::PgTransaction;
 use uuid::Uuid;
@@ -20,9 +20,41 @@ use crate::table;
 #[must_use]
 pub fn participant() -> Participant {
     Participant::new(crate::NAME)
+        .prepare(LockDeliveries)
         .action(Schedule)
         .action(GiveToCarrier::default())
         .compensation(Cancel)
+}
+
+/// What a batch will need: deliveries first, then days, each in one order. Places are taken on the
+/// first day with room, which nobody knows before the days are locked.
+#[derive(Debug)]
+struct LockDeliveries;
+
+/// What every command has.
+#[derive(serde::Deserialize)]
+struct OfOrder {
+    order_id: Uuid,
+}
+
+impl Prepare for LockDeliveries {
+    async fn prepare(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        commands: Commands<'_>,
+    ) -> Result<(), Error> {
+        let orders = commands.having::<OfOrder>().map(|of| of.order_id);
+        let orders: Vec<Uuid> = orders.collect();
+        table::lock_deliveries(tx, &orders).await?;
+        let schedules = commands.of::<ScheduleDelivery>().next().is_some();
+        if schedules {
+            table::add_days(tx).await?;
+        }
+        if schedules || commands.of::<CancelDelivery>().next().is_some() {
+            table::lock_days(tx, &orders).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes a place on the first day with room.
@@ -42,7 +74,6 @@ impl Action for Schedule {
         if !delivery::is_served(&command.address.postcode) {
             return Ok(refused("not_served", "We do not deliver to this postcode."));
         }
-        table::add_days(tx).await?;
         let Some(day) = table::take_place(tx).await? else {
             let message = "There is no room for another delivery in the next two weeks.";
             return Ok(refused("no_capacity", message));

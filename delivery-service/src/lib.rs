@@ -27,7 +27,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{Batched, incoming, service};
+use outbox::{incoming, service};
 use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -115,21 +115,12 @@ async fn consume(
     {
         return Ok(());
     }
-    let batches = incoming::Config {
-        batch: saga::participant::MAX_BATCH,
-        // Commands do not depend on order: the barrier sees to it.
-        on_poison: OnPoison::SkipMessage,
+    let consumed = incoming::Config {
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     };
-    let consumer = outbox::Consumer::new(
-        NAME,
-        &[topic::DELIVERY_COMMANDS],
-        pool.clone(),
-        broker,
-        Batched(participant()),
-    )
-    .with(batches);
+    let topics = [topic::DELIVERY_COMMANDS];
+    let consumer = participant().consumer(&topics, pool.clone(), broker, consumed);
     let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());
     let consuming = service::consume(consumer, started, shutdown);
     tokio::try_join!(consuming, async { Ok(forgetting.await?) })?;

@@ -7,16 +7,47 @@ use uuid::Uuid;
 
 use crate::delivery::{Delivery, HORIZON_DAYS, Status};
 
-/// Adds the days of the horizon that nobody has asked for yet: usually none, once a day one.
+/// Adds the days of the horizon that nobody has asked for yet: usually none, once a day one. In their
+/// order: two transactions that add the same ones wait for each other's first.
 pub(crate) async fn add_days(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         r#"
         insert into deliveries.day (day)
         select (now() at time zone 'utc')::date + ahead
         from generate_series(1, $1::integer) as ahead
+        order by ahead
         on conflict (day) do nothing
         "#,
         HORIZON_DAYS,
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// Locks the days that places can be taken on, and those of these orders' deliveries, in their order.
+pub(crate) async fn lock_days(tx: &mut PgTransaction<'_>, orders: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select from deliveries.day
+         where day > (now() at time zone 'utc')::date
+            or day = any (array(select day from deliveries.delivery where order_id = any ($1)))
+         order by day
+         for update",
+        orders,
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// Locks the deliveries of many orders, in one order.
+pub(crate) async fn lock_deliveries(
+    tx: &mut PgTransaction<'_>,
+    orders: &[Uuid],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select from deliveries.delivery where order_id = any ($1) order by id for update",
+        orders,
     )
     .execute(&mut **tx)
     .await

@@ -35,7 +35,7 @@ use chassis::{Process, database, http as web};
 use contracts::topic;
 use dashboard::Dashboard;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{Batched, incoming, service};
+use outbox::{incoming, service};
 use saga::Coordinator;
 use saga::http::Streams;
 use saga::locks::Watch;
@@ -197,14 +197,11 @@ async fn steer(
         REPLIES_CONNECTIONS,
         "order-service replies",
     );
-    let replies = Batched(coordinator.replies());
-    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker, replies);
-    // Replies do not depend on order: a parked one must not hold up the others of its saga.
-    let consumer = consumer.with(incoming::Config {
-        on_poison: OnPoison::SkipMessage,
+    let consumed = incoming::Config {
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
-    });
+    };
+    let consumer = coordinator.consumer(SAGAS, own, broker, consumed);
     service::consume(consumer, started, shutdown.clone()).await
 }
 

@@ -1,6 +1,7 @@
 //! What sagas ask of this service. The barrier stands in front: each operation comes through once.
 //!
-//! Each has the same lines: lock, decide, write, answer; begin and commit are the consumer's.
+//! Each has the same lines: lock, decide, write, answer; begin and commit are the consumer's, or the
+//! runner's where the card provider is asked.
 
 use std::sync::Arc;
 
@@ -10,27 +11,50 @@ use contracts::payment::{
 use outbox::Error;
 use saga::Participant;
 use saga::participant::{
-    Action, Admission, Answer, Called, Compensation, Context, External, Probed, Settled,
+    Action, Admission, Answer, Called, Commands, Context, External, ExternalCompensation, Prepare,
+    Probed, Settled,
 };
 use saga::wire::Refusal;
-use sqlx::{PgPool, PgTransaction};
+use sqlx::PgTransaction;
 use uuid::Uuid;
 
 use crate::gateway::{Authorization, Declined, Gateway, Hold, Known};
 use crate::payment::{Movement, Payment, Status, Verdict};
 use crate::table;
 
-/// Everything this service can be asked to do, with this card provider. `intents` is a small pool on
-/// the service's database, not the consumer's: see [`Participant::external`].
+/// Everything this service can be asked to do, with this card provider.
 #[must_use]
-pub fn participant<G: Gateway>(gateway: Arc<G>, intents: PgPool) -> Participant {
+pub fn participant<G: Gateway>(gateway: Arc<G>) -> Participant {
     let authorize = Authorize {
         gateway: gateway.clone(),
     };
     Participant::new(crate::NAME)
-        .external(authorize, intents)
+        .prepare(LockPayments)
+        .external(authorize)
         .action(Capture)
-        .compensation(Release { gateway })
+        .external_compensation(Release { gateway })
+}
+
+/// The payments of a batch's orders, in one order.
+#[derive(Debug)]
+struct LockPayments;
+
+/// What every command has.
+#[derive(serde::Deserialize)]
+struct OfOrder {
+    order_id: Uuid,
+}
+
+impl Prepare for LockPayments {
+    async fn prepare(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        commands: Commands<'_>,
+    ) -> Result<(), Error> {
+        let orders = commands.having::<OfOrder>().map(|of| of.order_id);
+        let orders: Vec<Uuid> = orders.collect();
+        Ok(table::lock_payments(tx, &orders).await?)
+    }
 }
 
 /// Customer → held, if the card provider agrees. The provider is asked outside of the transaction
@@ -144,28 +168,49 @@ struct Release<G> {
     gateway: Arc<G>,
 }
 
-impl<G: Gateway> Compensation for Release<G> {
+impl<G: Gateway> ExternalCompensation for Release<G> {
     type Command = ReleasePayment;
 
-    async fn compensate(
+    async fn admit(
         &self,
         tx: &mut PgTransaction<'_>,
-        context: &Context,
+        _: &Context,
+        command: &ReleasePayment,
+    ) -> Result<(), Error> {
+        held(tx, command.order_id).await.map(drop)
+    }
+
+    async fn call(&self, context: &Context, _: &ReleasePayment) -> Result<(), Error> {
+        let (key, authorization) = (context.op_key, context.action_key());
+        let voided = self.gateway.void(key, authorization).await;
+        voided.map_err(Error::transient)
+    }
+
+    async fn settle(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        _: &Context,
         command: ReleasePayment,
     ) -> Result<(), Error> {
-        let payment = table::lock_payment(tx, command.order_id).await?;
-        let payment = payment.ok_or_else(|| Error::permanent("the payment to release is gone"))?;
-        match payment.status.decide(Movement::Release) {
-            Verdict::Move(status) => {
-                let (key, authorization) = (context.op_key, context.action_key());
-                let voided = self.gateway.void(key, authorization).await;
-                voided.map_err(Error::transient)?;
-                shift(tx, &payment, Movement::Release, status).await
-            }
-            Verdict::Already => Ok(()),
-            // Not a refusal, which a compensation may not give: a person has to look at it.
-            Verdict::Impossible => Err(Error::permanent("the payment to release is captured")),
+        match held(tx, command.order_id).await? {
+            Some((payment, released)) => shift(tx, &payment, Movement::Release, released).await,
+            None => Ok(()),
         }
+    }
+}
+
+/// The payment to release, locked, with what it becomes; none if that has been done.
+async fn held(
+    tx: &mut PgTransaction<'_>,
+    order_id: Uuid,
+) -> Result<Option<(Payment, Status)>, Error> {
+    let payment = table::lock_payment(tx, order_id).await?;
+    let payment = payment.ok_or_else(|| Error::permanent("the payment to release is gone"))?;
+    match payment.status.decide(Movement::Release) {
+        Verdict::Move(status) => Ok(Some((payment, status))),
+        Verdict::Already => Ok(None),
+        // Not a refusal, which a compensation may not give: a person has to look at it.
+        Verdict::Impossible => Err(Error::permanent("the payment to release is captured")),
     }
 }
 

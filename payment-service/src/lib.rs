@@ -7,8 +7,8 @@
 //! simulated and answers by the token alone.
 //!
 //! **What if we die here**: a command and everything it did are one transaction. It comes again. What
-//! the card provider was asked is noted before, and looked up under its key when the command comes
-//! again.
+//! the card provider is to be asked is noted before, and looked up there under its key by whoever goes
+//! on. A slow provider delays its own orders: it is asked beside the consumer, in no transaction.
 
 mod config;
 
@@ -30,7 +30,7 @@ use chassis::shutdown::{Failed, Tasks};
 use chassis::{Process, database, http as web};
 use contracts::topic;
 use outbox::broker::{Broker, OnPoison, Topic};
-use outbox::{Batched, incoming, service};
+use outbox::{incoming, service};
 use saga::participant::retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
@@ -46,10 +46,6 @@ pub const NAME: &str = "payment-service";
 
 /// What it does, for whoever reads its API.
 const ABOUT: &str = "Holds the money of an order, then takes it or gives it back.";
-
-/// Connections for noting that the card provider is about to be asked; each is used for one
-/// statement.
-const INTENTS: u32 = 4;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -124,22 +120,13 @@ async fn consume(
     {
         return Ok(());
     }
-    let batches = incoming::Config {
-        batch: saga::participant::MAX_BATCH,
-        // Commands do not depend on order: the barrier sees to it.
-        on_poison: OnPoison::SkipMessage,
+    let consumed = incoming::Config {
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     };
-    let intents = database::pool(&settings.database_url, INTENTS, "payment-service intents");
-    let consumer = outbox::Consumer::new(
-        NAME,
-        &[topic::PAYMENT_COMMANDS],
-        pool.clone(),
-        broker,
-        Batched(participant(Arc::new(Fake::default()), intents)),
-    )
-    .with(batches);
+    let participant = participant(Arc::new(Fake::default()));
+    let topics = [topic::PAYMENT_COMMANDS];
+    let consumer = participant.consumer(&topics, pool.clone(), broker, consumed);
     let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());
     let consuming = service::consume(consumer, started, shutdown);
     tokio::try_join!(consuming, async { Ok(forgetting.await?) })?;

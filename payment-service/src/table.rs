@@ -65,6 +65,17 @@ pub(crate) async fn lock_payment(
     .await
 }
 
+/// Locks the payments of many orders, in one order.
+pub(crate) async fn lock_payments(tx: &mut PgTransaction<'_>, orders: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select from payments.payment where order_id = any ($1) order by id for update",
+        orders,
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
 /// Says where a payment's money is now.
 pub(crate) async fn set_status(
     tx: &mut PgTransaction<'_>,

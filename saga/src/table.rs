@@ -11,7 +11,7 @@
 //! expect one row.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use crate::{
     event::{Event, IgnoredBecause, Timer},
     instance::{Instance, StepState, StepStatus, Waiting, WaitingFor},
     locks::Granted,
-    operation::Phase,
+    operation::{Operation, Phase},
     origin::Origin,
     wire::Outcome,
 };
@@ -374,6 +374,41 @@ pub(crate) async fn append_events(
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+/// When the actions of sagas were first sent, by their operations.
+pub(crate) type Begun = HashMap<Operation, DateTime<Utc>>;
+
+/// When the actions of these sagas were first sent.
+pub(crate) async fn first_sendings(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<Begun, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select sent.saga_id as "saga_id!", sent.body ->> 'step' as "step!",
+                  sent.body ->> 'round' as "round!", min(sent.recorded_at) as "at!"
+           from unnest($1::uuid[]) as asked (saga_id)
+           cross join lateral (
+               select saga_id, body, recorded_at from saga.event
+               where saga_id = asked.saga_id and kind = 'command_sent'
+               offset 0) as sent
+           where sent.body ->> 'phase' = $2
+           group by 1, 2, 3"#,
+        sagas,
+        Phase::Action.as_str()
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let begun = rows.into_iter().filter_map(|row| {
+        let operation = Operation {
+            saga_id: row.saga_id,
+            step: row.step,
+            phase: Phase::Action,
+            round: row.round.parse().ok()?,
+        };
+        Some((operation, row.at))
+    });
+    Ok(begun.collect())
 }
 
 /// Events as columns.

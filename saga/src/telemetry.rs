@@ -226,9 +226,24 @@ pub(crate) fn barrier(participant: &str, phase: Phase, outcome: &'static str) {
 }
 
 /// What an effect outside of the database answered: `done`, `refused`, `silent` to a call; `found`,
-/// `found_refused`, `not_found`, `unknown` to a probe; `revoked`.
+/// `found_refused`, `not_found`, `unknown` to a probe; `revoked`; `undone` to a compensation's call.
+/// `put_off` when a try came to nothing.
 pub(crate) fn external(step: &str, answer: &'static str) {
     counter!("saga_external_total", "step" => step.to_owned(), "answer" => answer).increment(1);
+}
+
+/// So many operations with something outside of the database have no answer yet, so many of them
+/// failed at least once, and the oldest is this old. Every process of a service shows the same: take
+/// the largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 operations"
+)]
+pub(crate) fn external_running(participant: &str, running: i64, failing: i64, oldest: f64) {
+    let participant = participant.to_owned();
+    gauge!("saga_external_running", "participant" => participant.clone()).set(running as f64);
+    gauge!("saga_external_failing", "participant" => participant.clone()).set(failing as f64);
+    gauge!("saga_external_oldest_seconds", "participant" => participant).set(oldest);
 }
 
 /// Retention removed barrier rows.

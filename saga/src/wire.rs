@@ -40,6 +40,9 @@ pub const OP_KEY: &str = "saga-op-key";
 pub const REPLY_TOPIC: &str = "saga-reply-topic";
 /// After this moment (RFC 3339) an action must not be begun; commands only.
 pub const EXPIRES_AT: &str = "saga-expires-at";
+/// When the action of this step and round was first sent (RFC 3339), whatever was sent again since;
+/// commands only. A participant that may have forgotten what came then carries nothing out.
+pub const BEGUN_AT: &str = "saga-begun-at";
 /// `true` on a command that does not ask for the action but what became of it; see
 /// [`Command::probe`].
 pub const PROBE: &str = "saga-probe";
@@ -129,6 +132,8 @@ pub struct Command {
     pub reply_topic: String,
     /// After this moment an action must not be begun.
     pub expires_at: DateTime<Utc>,
+    /// When the action of this step and round was first sent, if the sender says so.
+    pub begun_at: Option<DateTime<Utc>>,
     /// Not "do it" but "what became of it?": answered with the reply the action got, or with
     /// `tombstoned` if it never came, and then it never will take effect. Never carried out.
     pub probe: bool,
@@ -149,24 +154,26 @@ impl Command {
             attempt: parsed(message, ATTEMPT)?,
             reply_topic: required(message, REPLY_TOPIC)?.to_owned(),
             expires_at: parsed(message, EXPIRES_AT)?,
-            probe: match message.header(PROBE) {
-                Some(_) => parsed(message, PROBE)?,
-                None => false,
-            },
+            begun_at: given(message, BEGUN_AT)?,
+            probe: given(message, PROBE)?.unwrap_or(false),
         })
     }
 
     /// The message that carries this command.
     #[must_use]
     pub fn message(&self, topic: &str, kind: &str, payload: Vec<u8>) -> Message {
-        let expires_at = self.expires_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let written = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut message = Message::raw(topic, self.operation.saga_id, kind, payload);
         message.headers = operation_headers(&self.operation, self.op_key);
         let message = message
             .with_header(DEFINITION, &self.definition)
             .with_header(ATTEMPT, self.attempt.to_string())
             .with_header(REPLY_TOPIC, &self.reply_topic)
-            .with_header(EXPIRES_AT, expires_at);
+            .with_header(EXPIRES_AT, written(self.expires_at));
+        let message = match self.begun_at {
+            Some(begun_at) => message.with_header(BEGUN_AT, written(begun_at)),
+            None => message,
+        };
         match self.probe {
             true => message.with_header(PROBE, "true"),
             false => message,
@@ -281,6 +288,15 @@ fn required<'a>(message: &'a Received, name: &'static str) -> Result<&'a str, Er
         name,
         reason: "it is missing".to_owned(),
     })
+}
+
+/// As [`parsed`], of a header that may be missing.
+fn given<T: std::str::FromStr>(message: &Received, name: &'static str) -> Result<Option<T>, Error>
+where
+    T::Err: std::fmt::Display,
+{
+    let given = message.header(name).map(|_| parsed(message, name));
+    given.transpose()
 }
 
 fn parsed<T: std::str::FromStr>(message: &Received, name: &'static str) -> Result<T, Error>

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use outbox::{
-    Batched, Consumer, Relay,
-    broker::{Broker, Kafka, OnPoison},
+    Consumer, Relay,
+    broker::{Broker, Kafka},
     incoming, outgoing,
 };
 use saga::Coordinator;
@@ -59,18 +59,12 @@ impl Steering {
         self.coordinator.register(&pool).await?;
         let timers = self.coordinator.timers(connect(1).await?);
         let timers = tokio::spawn(timers.run(stop.clone()));
-        let replies = self.topics.replies();
-        let consumer = Consumer::new(
+        let consumer = self.coordinator.consumer(
             "bench.sagas",
-            &[&replies],
             pool.clone(),
             Arc::clone(&self.broker),
-            Batched(self.coordinator.replies()),
-        )
-        .with(incoming::Config {
-            on_poison: OnPoison::SkipMessage,
-            ..incoming::Config::default()
-        });
+            incoming::Config::default(),
+        );
         let relay = Relay::new(self.url.parse()?, self.broker, self.relay);
         consume_and_relay(consumer, relay, ready, stop).await?;
         timers.await?;

@@ -4,14 +4,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use outbox::{
-    Batched, Consumer, Error, Relay,
-    broker::{Broker, OnPoison},
-    incoming, outgoing,
-};
+use outbox::{Error, Relay, broker::Broker, incoming, outgoing};
 use saga::{
     Participant,
-    participant::{Action, Answer, Compensation, Context, MAX_BATCH, Refusal},
+    participant::{Action, Answer, Compensation, Context, Refusal},
 };
 use sqlx::{PgPool, PgTransaction, postgres::PgPoolOptions};
 use tokio::sync::oneshot;
@@ -46,18 +42,12 @@ impl Serving {
         let participant = Participant::new(&name)
             .action(Booking)
             .compensation(Cancelling);
-        let consumer = Consumer::new(
-            &name,
+        let consumer = participant.consumer(
             &[&self.topic],
             pool.clone(),
             Arc::clone(&self.broker),
-            Batched(participant),
-        )
-        .with(incoming::Config {
-            batch: MAX_BATCH,
-            on_poison: OnPoison::SkipMessage,
-            ..incoming::Config::default()
-        });
+            incoming::Config::default(),
+        );
         let relay = Relay::new(self.url.parse()?, self.broker, self.relay);
         consume_and_relay(consumer, relay, ready, stop).await?;
         pool.close().await;

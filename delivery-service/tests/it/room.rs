@@ -185,6 +185,7 @@ impl Order {
             attempt: 1,
             reply_topic: topic::ORDER_REPLIES.to_owned(),
             expires_at: Utc::now() + TimeDelta::hours(1),
+            begun_at: Some(Utc::now()),
             probe: false,
         };
         let payload = serde_json::to_vec(payload).expect("JSON");

@@ -113,10 +113,14 @@ impl<H: Handler> Consumer<H> {
             stop.clone(),
         ));
         let replaying = tokio::spawn(replayer::run(handling.clone(), stop.clone()));
+        let (handler, own) = (Arc::clone(&handling.handler), pool.clone());
+        let told = stop.clone();
+        let beside = tokio::spawn(async move { handler.beside(own, told).await });
         self.consume(&shutdown).await?;
         stop.cancel();
-        // It was told at the same time as the workers, and has had their grace.
-        let _ = tokio::time::timeout(Duration::from_secs(1), replaying).await;
+        // They were told at the same time as the workers, and have had their grace.
+        let both = async { tokio::join!(replaying, beside) };
+        let _ = tokio::time::timeout(Duration::from_secs(1), both).await;
         Ok(())
     }
 

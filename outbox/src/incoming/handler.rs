@@ -2,7 +2,8 @@
 
 use std::future::Future;
 
-use sqlx::PgTransaction;
+use sqlx::{PgPool, PgTransaction};
+use tokio_util::sync::CancellationToken;
 
 use crate::{Error, message::Received};
 
@@ -14,12 +15,30 @@ use crate::{Error, message::Received};
 /// Who can do better with many messages at once than with one after another implements
 /// [`BatchHandler`] instead.
 pub trait Handler: Send + Sync + 'static {
+    /// Looks at a message before anything is written, without the database: one that it refuses is
+    /// parked by itself, and costs its batch nothing. By default nothing is refused.
+    ///
+    /// # Errors
+    ///
+    /// Why the message can never be handled.
+    fn check(&self, message: &Received) -> Result<(), Error> {
+        let _ = message;
+        Ok(())
+    }
+
+    /// What has to run beside the consumer, from its start to its end: work that messages leave
+    /// behind. By default nothing.
+    fn beside(&self, pool: PgPool, shutdown: CancellationToken) -> impl Future<Output = ()> + Send {
+        let _ = (pool, shutdown);
+        async {}
+    }
+
     /// Called once per transaction with its new messages, before the first is handled: the place
     /// to take row locks in one order, so that two batches cannot deadlock.
     ///
     /// # Errors
     ///
-    /// As [`Handler::handle`]; the batch is then redone one message at a time.
+    /// As [`Handler::handle`]; the batch is then redone in halves.
     fn prepare(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -66,13 +85,29 @@ pub trait Handler: Send + Sync + 'static {
 /// }
 /// ```
 pub trait BatchHandler: Send + Sync + 'static {
+    /// As [`Handler::check`].
+    ///
+    /// # Errors
+    ///
+    /// Why the message can never be handled.
+    fn check(&self, message: &Received) -> Result<(), Error> {
+        let _ = message;
+        Ok(())
+    }
+
+    /// As [`Handler::beside`].
+    fn beside(&self, pool: PgPool, shutdown: CancellationToken) -> impl Future<Output = ()> + Send {
+        let _ = (pool, shutdown);
+        async {}
+    }
+
     /// Handles messages of one partition, in the order given. There is at least one; duplicates
     /// have been taken out.
     ///
     /// # Errors
     ///
-    /// Any error rolls the whole batch back, and it is redone with slices of one: an error there is
-    /// that message's own, see [`Handler::handle`].
+    /// Any error rolls the whole batch back, and it is redone in halves, down to slices of one: an error
+    /// there is that message's own, see [`Handler::handle`].
     fn handle_batch(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -85,6 +120,14 @@ pub trait BatchHandler: Send + Sync + 'static {
 pub struct Batched<B>(pub B);
 
 impl<B: BatchHandler> Handler for Batched<B> {
+    fn check(&self, message: &Received) -> Result<(), Error> {
+        self.0.check(message)
+    }
+
+    async fn beside(&self, pool: PgPool, shutdown: CancellationToken) {
+        self.0.beside(pool, shutdown).await;
+    }
+
     /// Does all the work: it is what sees the new messages of a transaction together.
     async fn prepare(&self, tx: &mut PgTransaction<'_>, batch: &[Received]) -> Result<(), Error> {
         self.0.handle_batch(tx, batch).await

@@ -19,7 +19,7 @@ pub(super) struct Handling<H> {
     pub(super) config: Arc<Config>,
     pub(super) pool: PgPool,
     pub(super) metrics: Arc<Consuming>,
-    handler: Arc<H>,
+    pub(super) handler: Arc<H>,
 }
 
 impl<H> Clone for Handling<H> {

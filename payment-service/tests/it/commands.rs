@@ -82,20 +82,18 @@ async fn another_saga_of_the_same_order_is_refused_before_the_provider_is_asked(
 #[tokio::test]
 async fn a_flaky_card_works_at_the_third_try_and_the_first_two_leave_no_more_than_a_question() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_flaky"));
+    let noted = room.deliver(&order.authorize()).await;
+    assert_eq!(noted.expect("noted"), None);
     for _attempt in 0..2 {
-        let error = room
-            .deliver(&order.authorize())
-            .await
-            .expect_err("an error");
-        assert!(
-            error.is_transient() && !error.is_database_outage(),
-            "{error}"
-        );
+        let reason = room.put_off_because().await;
+        assert!(reason.contains("out of order"), "{reason}");
         // The provider may have done it: that is what the barrier's row remembers.
         assert_eq!(room.count("saga.barrier").await, 1);
         assert_eq!(room.count("payments.payment").await, 0);
         assert_eq!(room.count("outbox.log").await, 0);
+        room.again().await;
     }
+    assert_eq!(room.count("outbox.log").await, 1, "answered by itself");
     assert_eq!(room.answer(&order.authorize()).await.outcome, "succeeded");
     assert_eq!(room.balance(&order.held()).await, 2500);
 }
@@ -103,9 +101,9 @@ async fn a_flaky_card_works_at_the_third_try_and_the_first_two_leave_no_more_tha
 #[tokio::test]
 async fn an_answer_that_was_lost_is_found_at_the_provider() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_lost_answer"));
-    let error = room.deliver(&order.authorize()).await;
-    let error = error.expect_err("an error");
-    assert!(error.is_transient(), "{error}");
+    let noted = room.deliver(&order.authorize()).await;
+    assert_eq!(noted.expect("noted"), None);
+    assert!(room.put_off_because().await.contains("lost"));
     assert_eq!(known(&room, &order).await, Known::Approved);
     assert_eq!(room.count("payments.payment").await, 0);
     assert_eq!(room.answer(&order.authorize()).await.outcome, "succeeded");
@@ -117,7 +115,8 @@ async fn an_answer_that_was_lost_is_found_at_the_provider() {
 #[tokio::test]
 async fn money_held_at_the_provider_alone_is_found_by_a_release_and_given_back() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_lost_answer"));
-    room.deliver(&order.authorize()).await.expect_err("lost");
+    let noted = room.deliver(&order.authorize()).await;
+    assert_eq!(noted.expect("noted"), None);
     assert_eq!(room.answer(&order.release()).await.outcome, "compensated");
     assert_eq!(known(&room, &order).await, Known::Voided);
     assert_eq!(room.balance(&order.held()).await, 0);
@@ -128,9 +127,8 @@ async fn money_held_at_the_provider_alone_is_found_by_a_release_and_given_back()
 #[tokio::test]
 async fn a_release_that_finds_nothing_at_the_provider_keeps_it_from_ever_holding_money() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_flaky"));
-    room.deliver(&order.authorize())
-        .await
-        .expect_err("out of order");
+    let noted = room.deliver(&order.authorize()).await;
+    assert_eq!(noted.expect("noted"), None);
     let answer = room.answer(&order.release()).await;
     assert_eq!(answer.outcome, "null_compensated");
     assert_eq!(known(&room, &order).await, Known::Voided);
@@ -138,9 +136,9 @@ async fn a_release_that_finds_nothing_at_the_provider_keeps_it_from_ever_holding
 }
 
 #[tokio::test]
-async fn an_authorization_whose_transaction_was_rolled_back_is_not_made_again() {
+async fn an_authorization_whose_answer_could_not_be_stored_is_not_made_again() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
-    room.die_after(&order.authorize()).await;
+    room.die_after_asking(&order.authorize()).await;
     assert_eq!(known(&room, &order).await, Known::Approved);
     assert_eq!(room.count("payments.payment").await, 0);
     assert_eq!(room.answer(&order.probe()).await.outcome, "succeeded");
@@ -155,7 +153,7 @@ async fn two_sagas_of_one_order_hold_money_once_at_the_provider_too() {
         ..order.clone()
     };
     // Neither sees the other's payment before it asks the provider.
-    room.die_after(&other.authorize()).await;
+    room.die_after_asking(&other.authorize()).await;
     room.answer(&order.authorize()).await;
     let answer = room.answer(&other.authorize()).await;
     assert_eq!(answer.payload["code"], "paid_before");
@@ -212,8 +210,11 @@ async fn captured_money_is_never_released() {
     let (room, order) = (Room::open().await, Order::paid_with("pm_card_visa"));
     room.answer(&order.authorize()).await;
     room.answer(&order.capture()).await;
-    let error = room.deliver(&order.release()).await.expect_err("an error");
-    assert!(!error.is_transient(), "{error}");
+    let noted = room.deliver(&order.release()).await;
+    assert_eq!(noted.expect("noted"), None);
+    let reason = room.put_off_because().await;
+    assert!(reason.contains("is captured"), "{reason}");
+    assert_eq!(known(&room, &order).await, Known::Approved, "not voided");
     assert_eq!(room.balance("merchant").await, 2500);
 }
 

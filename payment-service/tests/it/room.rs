@@ -37,9 +37,8 @@ impl Room {
         let database = Database::fresh("payments").await;
         let pool = database.pool(8).await.expect("a pool");
         payment_service::migrate(&pool).await.expect("migrations");
-        let intents = database.pool(2).await.expect("a pool");
         let provider = Arc::new(Fake::default());
-        let participant = payment_service::participant(provider.clone(), intents);
+        let participant = payment_service::participant(provider.clone());
         Self {
             pool,
             provider,
@@ -47,8 +46,8 @@ impl Room {
         }
     }
 
-    /// Delivers a command as the consumer does: one transaction, rolled back on an error. `None`
-    /// when nothing was answered.
+    /// Delivers a command as the consumer does: one transaction, rolled back on an error; then has the
+    /// card provider asked, once, as the runner beside it does. `None` when nothing was answered.
     pub(crate) async fn deliver(&self, command: &Received) -> Result<Option<Answer>, Error> {
         let before = self.count("outbox.log").await;
         let mut tx = self.pool.begin().await?;
@@ -56,6 +55,7 @@ impl Room {
             .handle_batch(&mut tx, std::slice::from_ref(command))
             .await?;
         tx.commit().await?;
+        self.run().await;
         if self.count("outbox.log").await == before {
             return Ok(None);
         }
@@ -74,16 +74,45 @@ impl Room {
         answer.expect("an answer")
     }
 
-    /// A command whose transaction is rolled back after it was handled, as when the process dies, or
-    /// another message of its batch is sick.
-    pub(crate) async fn die_after(&self, command: &Received) {
-        let mut tx = self.pool.begin().await.expect("a transaction");
-        let handled = self
-            .participant
-            .handle_batch(&mut tx, std::slice::from_ref(command))
-            .await;
-        handled.expect("no error");
-        tx.rollback().await.expect("rolled back");
+    /// Has the runner work at what is due: a compensation after the action that it waited for.
+    async fn run(&self) {
+        let runner = self.participant.runner(self.pool.clone());
+        for _ in 0..2 {
+            runner.run_once().await.expect("a database");
+        }
+    }
+
+    /// Has the runner try again what it put off.
+    pub(crate) async fn again(&self) {
+        sqlx::query("update saga.external set next_at = now()")
+            .execute(&self.pool)
+            .await
+            .expect("an update");
+        self.run().await;
+    }
+
+    /// Why the last try at the operation that has no answer yet came to nothing.
+    pub(crate) async fn put_off_because(&self) -> String {
+        let reason: Option<String> = sqlx::query_scalar("select last_error from saga.external")
+            .fetch_one(&self.pool)
+            .await
+            .expect("an operation without an answer");
+        reason.expect("a reason")
+    }
+
+    /// The provider is asked, and then the process dies before it can write down what it was told.
+    pub(crate) async fn die_after_asking(&self, command: &Received) {
+        let refuse =
+            "alter table saga.barrier add constraint dying check (outcome is null) not valid";
+        sqlx::query(refuse)
+            .execute(&self.pool)
+            .await
+            .expect("a constraint");
+        assert_eq!(self.deliver(command).await.expect("noted"), None);
+        sqlx::query("alter table saga.barrier drop constraint dying")
+            .execute(&self.pool)
+            .await
+            .expect("no constraint");
     }
 
     pub(crate) async fn count(&self, table: &'static str) -> i64 {
@@ -198,6 +227,7 @@ impl Order {
             attempt: 1,
             reply_topic: topic::ORDER_REPLIES.to_owned(),
             expires_at: Utc::now() + TimeDelta::hours(1),
+            begun_at: Some(Utc::now()),
             probe: false,
         };
         let payload = serde_json::to_vec(payload).expect("JSON");

@@ -13,6 +13,11 @@ use std::{
     sync::Arc,
 };
 
+use outbox::{
+    Batched, Consumer,
+    broker::{Broker, OnPoison},
+    incoming,
+};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{PgPool, PgTransaction};
@@ -112,8 +117,26 @@ impl Coordinator {
             .await
     }
 
-    /// Handles replies: feed it from an outbox consumer of the reply topic,
-    /// `Consumer::new(…, Batched(coordinator.replies()))`.
+    /// The consumer of the reply topic, under this name. What replies need is set whatever `settings`
+    /// say: one that cannot be read holds up no other of its saga.
+    #[must_use]
+    pub fn consumer(
+        &self,
+        name: &str,
+        pool: PgPool,
+        broker: Arc<dyn Broker>,
+        settings: incoming::Config,
+    ) -> Consumer<Batched<Replies>> {
+        let settings = incoming::Config {
+            on_poison: OnPoison::SkipMessage,
+            ..settings
+        };
+        let topic = self.reply_topic();
+        Consumer::new(name, &[topic], pool, broker, Batched(self.replies())).with(settings)
+    }
+
+    /// Handles replies. [`Coordinator::consumer`] feeds it from the reply topic; this is for tests, and
+    /// for whoever has another source.
     #[must_use]
     pub fn replies(&self) -> Replies {
         Replies::new(self.clone())

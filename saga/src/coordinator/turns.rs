@@ -21,8 +21,9 @@ use crate::{
     instance::{Instance, Status},
     intervention::Intervention,
     locks,
+    operation::Phase,
     origin::Origin,
-    table::{self, Anomaly, History, Loaded, Moved, Rescheduled, corrupt},
+    table::{self, Anomaly, Begun, History, Loaded, Moved, Rescheduled, corrupt},
     telemetry, wire,
 };
 
@@ -240,7 +241,8 @@ impl<'c> Turns<'c> {
             return Ok(sagas.into_iter().map(|taking| taking.instance).collect());
         }
         move_on(tx, &decided).await?;
-        let messages = messages(coordinator, &decided);
+        let begun = begun(tx, &decided).await?;
+        let messages = messages(coordinator, &decided, &begun);
         outbox::enqueue_all(tx, &messages).await?;
         for saga in &decided {
             telemetry::decided(&saga.instance, &saga.events);
@@ -362,17 +364,43 @@ async fn move_on(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<(), 
     Ok(())
 }
 
-fn messages(coordinator: &Coordinator, decided: &[&Taking]) -> Vec<Message> {
+/// When the actions that are sent again, or asked about, were first sent. What is sent for the first
+/// time costs no look.
+async fn begun(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<Begun, Error> {
+    let again = decided.iter().filter(|saga| {
+        let is_again = |effect: &Effect| match effect {
+            Effect::Send(command) => {
+                command.operation.phase == Phase::Action && (command.probe || command.attempt > 1)
+            }
+            _ => false,
+        };
+        // A person has it sent again with its attempts counted anew.
+        let by_hand = |event: &Event| matches!(event, Event::Intervened { .. });
+        saga.effects.iter().any(is_again) || saga.events.iter().any(by_hand)
+    });
+    let again: Vec<Uuid> = again.map(|saga| saga.instance.id).collect();
+    match again.is_empty() {
+        true => Ok(Begun::new()),
+        false => Ok(table::first_sendings(tx, &again).await?),
+    }
+}
+
+fn messages(coordinator: &Coordinator, decided: &[&Taking], begun: &Begun) -> Vec<Message> {
     let messages = decided.iter().flat_map(|saga| {
         saga.effects.iter().filter_map(|effect| match effect {
-            Effect::Send(command) => Some(message(coordinator, saga, command)),
+            Effect::Send(command) => Some(message(coordinator, saga, command, begun)),
             _ => None,
         })
     });
     messages.collect()
 }
 
-fn message(coordinator: &Coordinator, saga: &Taking, command: &Command) -> Message {
+fn message(coordinator: &Coordinator, saga: &Taking, command: &Command, begun: &Begun) -> Message {
+    let begun_at = match command.operation.phase {
+        Phase::Action => begun.get(&command.operation).copied().or(Some(saga.now)),
+        // The saga's own age will do: nothing is carried out by it that was not begun before.
+        Phase::Compensation => None,
+    };
     let headers = wire::Command {
         operation: command.operation.clone(),
         op_key: command.operation.key(),
@@ -380,6 +408,7 @@ fn message(coordinator: &Coordinator, saga: &Taking, command: &Command) -> Messa
         attempt: command.attempt,
         reply_topic: coordinator.reply_topic().to_owned(),
         expires_at: saga.now + wire::COMMAND_EXPIRY,
+        begun_at,
         probe: command.probe,
     };
     let message = headers.message(&command.topic, command.kind, command.payload.clone());

@@ -51,9 +51,9 @@ pub trait Compensation: Send + Sync + 'static {
     /// What asks for it.
     type Command: Payload;
 
-    /// Undoes it, writing through `tx`. Called only if the action took effect. What is to be undone
-    /// outside of the database is asked for with [`Context::op_key`] as the idempotency key: it
-    /// happens again when the transaction is rolled back afterwards.
+    /// Undoes it, writing through `tx` only. Called only if the action took effect. What has something
+    /// to undo outside of the database is an
+    /// [`ExternalCompensation`](crate::participant::ExternalCompensation).
     ///
     /// # Errors
     ///

@@ -14,10 +14,10 @@ use sqlx::{Connection, PgTransaction};
 
 use crate::{
     Error,
-    operation::{Operation, Phase},
+    operation::Operation,
     participant::{
         action::{Answer, Context},
-        answer::{encode, expired, json},
+        answer::{encode, expired, in_name_of, json},
         barrier::{self, Act, Undo},
         table::{self, Stored},
     },
@@ -46,17 +46,20 @@ pub(crate) async fn actions(
     });
     let operations: Vec<_> = operations.collect();
     let claimed = table::claim_all(tx, &operations).await?;
+    let horizon = table::horizon(tx).await?;
     let mut answers = Answers::new();
     let mut begun = Vec::new();
     for asked in asked {
         let operation = &asked.command.operation;
-        match claimed.get(&operation.key()) {
-            None => {}
-            Some(claimed) if claimed.expired => {
-                let refused = encode(Outcome::Failed, &expired())?;
-                answers.insert(operation.clone(), Some(refused));
-            }
-            Some(_) => begun.push(asked),
+        let Some(claimed) = claimed.get(&operation.key()) else {
+            continue;
+        };
+        barrier::remembered(asked.command, horizon)?;
+        if claimed.expired {
+            let refused = encode(Outcome::Failed, &expired())?;
+            answers.insert(operation.clone(), Some(refused));
+        } else {
+            begun.push(asked);
         }
     }
     carry_out(tx, &begun, &mut answers).await?;
@@ -90,6 +93,7 @@ async fn carry_out(
     for asked in begun {
         let context = Context::new(asked.command, None);
         let acting = asked.business.act(&mut savepoint, &context, asked.message);
+        let acting = in_name_of(&asked.command.operation, acting);
         let acting = tracing::Instrument::instrument(acting, asked.span.clone());
         match acting.await? {
             Answer::Done(answer) => done.push(answer),
@@ -136,11 +140,10 @@ pub(crate) async fn compensations(
     tx: &mut PgTransaction<'_>,
     asked: &[Asked<'_, dyn Undo + '_>],
 ) -> Result<Answers, outbox::Error> {
-    let action = |asked: &Asked<'_, dyn Undo + '_>| Operation {
-        phase: Phase::Action,
-        ..asked.command.operation.clone()
-    };
-    let undone: Vec<Operation> = asked.iter().map(action).collect();
+    let undone = asked
+        .iter()
+        .map(|asked| barrier::action_of(&asked.command.operation));
+    let undone: Vec<Operation> = undone.collect();
     let tombstone = encode(Outcome::Tombstoned, &Tombstoned {})?;
     let overtook = table::bury_all(tx, &undone, &tombstone).await?;
     let operations = asked.iter().map(|asked| {
@@ -154,6 +157,10 @@ pub(crate) async fn compensations(
         .filter(|action| !overtook.contains(&action.key()))
         .collect();
     let found = table::answers(tx, &known).await?;
+    let horizon = match overtook.is_empty() {
+        true => None,
+        false => table::horizon(tx).await?,
+    };
     let mut answers = Answers::new();
     for (asked, action) in asked.iter().zip(&undone) {
         let operation = &asked.command.operation;
@@ -162,7 +169,7 @@ pub(crate) async fn compensations(
         }
         let done = match overtook.contains(&action.key()) {
             true => {
-                barrier::remembered(tx, operation).await?;
+                barrier::remembered(asked.command, horizon)?;
                 None
             }
             false => {
@@ -175,6 +182,7 @@ pub(crate) async fn compensations(
             Some(done) => {
                 let context = Context::new(asked.command, Some(json(done)?));
                 let undoing = asked.business.undo(tx, &context, asked.message);
+                let undoing = in_name_of(operation, undoing);
                 tracing::Instrument::instrument(undoing, asked.span.clone()).await?;
                 encode(Outcome::Compensated, &Compensated {})?
             }

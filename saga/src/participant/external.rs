@@ -2,23 +2,21 @@
 //! mail server, another company's API.
 //!
 //! ```text
-//! admit → the row `running` is committed → call, with op_key → settle: rows, answer and reply commit
-//!              ↑ died anywhere after it: probe → found: settle · refused: answer · not found: call again
+//! consumer: admit → the row `running` commits with its batch
+//! runner:   → call, with op_key → settle: rows, answer and reply commit
+//!           ↑ died or failed anywhere after the first call: probe → found: settle
+//!             · refused: answer · not found: call again
 //! ```
 //!
-//! Promised: nothing is called before the row says so; one worker at a time is at an operation,
-//! because it holds the row's lock; whoever meets a `running` row (the command again, its
-//! compensation, a question) probes before anything else. Not promised: that the outside is called
-//! once. It has to know an operation by its key: the same key, the same effect, the same answer. If
-//! we die between effect and answer, the row is `running`, and the next command finds out.
+//! Promised: nothing is called before the row says so; nothing is called in a transaction, and a slow
+//! outside holds up neither the consumer nor operations of another kind; one worker at a time is at an
+//! operation, and what was begun is worked at until it has its answer, whether its command comes again
+//! or not. Not promised: that the outside is called once. It has to know an operation by its key: the
+//! same key, the same effect, the same answer. If we die between effect and answer, the row is
+//! `running`, and the runner finds out.
 //!
-//! The call is made while the consumer's transaction is open and idle, so a slow outside wants small
-//! batches, and [`External::patience`] must be shorter than the server's
-//! `idle_in_transaction_session_timeout`. The row is committed on a pool of its own: with the
-//! consumer's, all its connections could be in the hands of workers that each wait for one more.
-//!
-//! A compensation needs none of this: it has one outcome and is repeated until it is stored. It may
-//! call the outside itself, with its own [`Context::op_key`] as the idempotency key.
+//! A compensation that has something to undo outside is an [`ExternalCompensation`], for the same
+//! reason. It has one outcome and is repeated until that is stored.
 
 use std::{future::Future, time::Duration};
 
@@ -34,7 +32,7 @@ pub trait External: Send + Sync + 'static {
     /// What answers it.
     type Reply: Payload;
     /// What the outside says when it has done it.
-    type Receipt: Send;
+    type Receipt: Send + 'static;
 
     /// Looks at a command before anything is written or called; by default everything is let
     /// through. Refuse here what the own rows speak against: it costs nothing yet.
@@ -57,8 +55,8 @@ pub trait External: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// An error says that nobody knows what became of it. What is transient is tried again, by a
-    /// probe first; anything else parks the command, and the operation stays `running`.
+    /// An error says that nobody knows what became of it. It is tried again, by a probe first, after
+    /// pauses that grow; the reason stands beside the operation, which stays `running`.
     fn call(
         &self,
         context: &Context,
@@ -98,7 +96,7 @@ pub trait External: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Everything is rolled back; the operation stays `running` and is probed when it comes again.
+    /// Everything is rolled back; the operation stays `running` and is probed after a pause.
     fn settle(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -109,9 +107,74 @@ pub trait External: Send + Sync + 'static {
 
     /// How long the outside may take to answer; by default 5 s. Later nothing is known.
     fn patience(&self) -> Duration {
-        Duration::from_secs(5)
+        PATIENCE
+    }
+
+    /// How many operations of this kind a process works at together; by default 32.
+    fn at_once(&self) -> usize {
+        AT_ONCE
     }
 }
+
+/// A compensation that has something to undo outside of the participant's database. Called only if
+/// the action took effect.
+pub trait ExternalCompensation: Send + Sync + 'static {
+    /// What asks for it.
+    type Command: Payload;
+
+    /// Looks whether it can be done, before anything is called. By default it always can.
+    ///
+    /// # Errors
+    ///
+    /// It is tried again after a pause; the reason stands beside the operation.
+    fn admit(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        context: &Context,
+        command: &Self::Command,
+    ) -> impl Future<Output = Result<(), outbox::Error>> + Send {
+        let _ = (tx, context, command);
+        async { Ok(()) }
+    }
+
+    /// Undoes what is outside, with [`Context::op_key`] as the idempotency key; what is to be undone is
+    /// known there by [`Context::action_key`]. Called again when its answer is not known to have
+    /// been stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`ExternalCompensation::admit`].
+    fn call(
+        &self,
+        context: &Context,
+        command: &Self::Command,
+    ) -> impl Future<Output = Result<(), outbox::Error>> + Send;
+
+    /// Writes down that it is undone, through `tx` only, in the transaction that stores the answer.
+    ///
+    /// # Errors
+    ///
+    /// Everything is rolled back and tried again.
+    fn settle(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        context: &Context,
+        command: Self::Command,
+    ) -> impl Future<Output = Result<(), outbox::Error>> + Send;
+
+    /// How long the outside may take to answer; by default 5 s.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    /// How many of this kind a process works at together; by default 32.
+    fn at_once(&self) -> usize {
+        AT_ONCE
+    }
+}
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const AT_ONCE: usize = 32;
 
 /// Whether a command may begin.
 #[derive(Debug, Clone, PartialEq, Eq)]

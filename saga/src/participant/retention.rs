@@ -1,10 +1,12 @@
 //! How long the barrier remembers.
 //!
 //! What passes here: answered operations, on their way out. Promised: an operation that is
-//! `running` is never removed, nor one that a command may still begin; a compensation or a question
-//! that comes for a saga older than what is remembered is not answered wrongly but fails with
-//! [`Error::Forgotten`]. Not promised: that for sagas whose id does not tell their age; give them
-//! UUIDv7. If we die here, the rest is removed next time.
+//! `running` is never removed, nor one that a command may still begin; a command of an operation that
+//! was first sent before what is remembered is not carried out and not answered wrongly but fails with
+//! [`Error::Forgotten`], and so does one that does not tell its age. What is remembered shrinks by at
+//! most two hours an hour: a clock that is wrong for a day does not make us forget everything.
+//! Not promised: that a shorter retention frees space at once. If we die here, the rest is removed next
+//! time.
 
 use std::time::Duration;
 
@@ -22,9 +24,11 @@ const BATCH: i64 = 1_000;
 /// Between two transactions, so that there is something left for others.
 const BREATH: Duration = Duration::from_millis(50);
 const EVERY: Duration = Duration::from_secs(60 * 60);
+/// The most by which the horizon moves at once, and twice the least time between two moves.
+const STEP: Duration = Duration::from_secs(2 * 60 * 60);
 
-/// Removes barrier rows whose operations were answered longer ago than `retention`, in batches.
-/// Returns how many. Any number of replicas may do it at once.
+/// Removes barrier rows whose operations were answered longer ago than `retention`, in batches, as far
+/// as the horizon has come. Returns how many. Any number of replicas may do it at once.
 ///
 /// # Errors
 ///
@@ -74,8 +78,8 @@ async fn forget_some(pool: &PgPool, retention: PgInterval) -> Result<u64, Error>
     let pool = pool.clone();
     let forgetting = tokio::spawn(async move {
         let mut tx = pool.begin().await?;
-        table::raise_horizon(&mut tx, &retention).await?;
-        let rows = table::forget(&mut tx, &retention, BATCH).await?;
+        let horizon = table::raise_horizon(&mut tx, &retention, &interval(STEP)).await?;
+        let rows = table::forget(&mut tx, horizon, BATCH).await?;
         tx.commit().await?;
         Ok(rows)
     });
@@ -89,9 +93,13 @@ fn checked(retention: Duration) -> Result<PgInterval, Error> {
             expiry: COMMAND_EXPIRY,
         });
     }
-    Ok(PgInterval {
+    Ok(interval(retention))
+}
+
+fn interval(length: Duration) -> PgInterval {
+    PgInterval {
         months: 0,
         days: 0,
-        microseconds: i64::try_from(retention.as_micros()).unwrap_or(i64::MAX),
-    })
+        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
+    }
 }

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgTransaction, postgres::types::PgInterval};
+use sqlx::{PgConnection, PgTransaction, postgres::types::PgInterval};
 use uuid::Uuid;
 
 use crate::{operation::Operation, wire::Outcome, words::words};
@@ -43,8 +43,6 @@ pub(crate) struct Stored {
 pub(crate) struct Asked {
     pub(crate) kind: String,
     pub(crate) payload: Vec<u8>,
-    /// Whether the command at hand has expired.
-    pub(crate) expired: bool,
 }
 
 /// The row of an operation.
@@ -262,18 +260,13 @@ impl Columns {
     }
 }
 
-/// Notes that an effect outside of the database is about to begin. A concurrent inserter is waited
-/// for, but not for ever: it may itself wait for somebody who waits for us, where the server
-/// cannot see it.
+/// Notes that an effect outside of the database is to begin once this transaction has committed.
 pub(crate) async fn intend(
     tx: &mut PgTransaction<'_>,
     operation: &Operation,
     (kind, command): (&str, &[u8]),
     expires_at: DateTime<Utc>,
 ) -> Result<Intent, sqlx::Error> {
-    sqlx::query!("set local lock_timeout = '3s'")
-        .execute(&mut **tx)
-        .await?;
     let row = sqlx::query!(
         r#"with noted as (
                insert into saga.barrier
@@ -371,80 +364,80 @@ pub(crate) async fn answer(
         .transpose()
 }
 
-/// The row of an operation, locked until the transaction ends: whoever carries out an effect
-/// outside of the database holds it so, and is waited for here.
-pub(crate) async fn lock(
-    tx: &mut PgTransaction<'_>,
+/// The row of an operation, as it is visible now.
+pub(crate) async fn find(
+    connection: &mut PgConnection,
     operation: &Operation,
-    expires_at: DateTime<Utc>,
 ) -> Result<Option<Found>, sqlx::Error> {
     let row = sqlx::query!(
-        r#"select outcome, reply_kind, reply, command_kind, command,
-                  $5::timestamptz < clock_timestamp() as "expired!"
-           from saga.barrier
-           where saga_id = $1 and step = $2 and round = $3 and phase = $4
-           for update"#,
+        "select outcome, reply_kind, reply, command_kind, command from saga.barrier
+         where saga_id = $1 and step = $2 and round = $3 and phase = $4",
         operation.saga_id,
         operation.step,
         operation.round,
-        operation.phase.as_str(),
-        expires_at
+        operation.phase.as_str()
     )
-    .fetch_optional(&mut **tx)
+    .fetch_optional(connection)
     .await?;
     let Some(row) = row else {
         return Ok(None);
     };
-    let expired = row.expired;
     let answer = row.outcome.zip(row.reply_kind).zip(row.reply);
     let command = row.command_kind.zip(row.command);
-    match (answer, command) {
+    Ok(match (answer, command) {
         (Some(((outcome, kind), reply)), _) => {
-            stored(&outcome, kind, reply).map(|answer| Some(Found::Answered(answer)))
+            Some(Found::Answered(stored(&outcome, kind, reply)?))
         }
-        (None, Some((kind, payload))) => Ok(Some(Found::Running(Asked {
-            kind,
-            payload,
-            expired,
-        }))),
+        (None, Some((kind, payload))) => Some(Found::Running(Asked { kind, payload })),
         // Claimed by this very transaction: nobody else can see such a row.
-        (None, None) => Ok(None),
-    }
+        (None, None) => None,
+    })
 }
 
-/// Notes that rows of sagas older than `retention` may be gone from now on.
+/// Notes that rows recorded longer ago than `retention` may be gone from now on. The horizon moves
+/// by at most `step`, and not again before half of that has passed; the first one is no later than
+/// the oldest row. Returns it.
 pub(crate) async fn raise_horizon(
     tx: &mut PgTransaction<'_>,
     retention: &PgInterval,
-) -> Result<(), sqlx::Error> {
+    step: &PgInterval,
+) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query!(
-        "insert into saga.barrier_horizon (forgotten_before) values (now() - $1::interval)
+        "insert into saga.barrier_horizon as known (forgotten_before)
+         select least(now() - $1::interval, min(recorded_at)) from saga.barrier
          on conflict on constraint barrier_horizon_pkey do update
-         set forgotten_before = greatest(
-             barrier_horizon.forgotten_before, excluded.forgotten_before)",
-        retention
+         set forgotten_before = greatest(known.forgotten_before,
+                 least(now() - $1::interval, known.forgotten_before + $2::interval)),
+             raised_at = now()
+         where known.forgotten_before < now() - $1::interval
+           -- Also where the clock has been set back since.
+           and now() not between known.raised_at and known.raised_at + $2::interval / 2",
+        retention,
+        step
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    sqlx::query_scalar!("select forgotten_before from saga.barrier_horizon")
+        .fetch_one(&mut **tx)
+        .await
 }
 
-/// Removes some answered operations older than `retention`, the oldest first; those that somebody
-/// holds are left for the next time. Returns how many.
+/// Removes some operations that were answered before `horizon`, the oldest first; those that
+/// somebody holds are left for the next time. Returns how many.
 pub(crate) async fn forget(
     tx: &mut PgTransaction<'_>,
-    retention: &PgInterval,
+    horizon: DateTime<Utc>,
     most: i64,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "delete from saga.barrier
          where ctid = any (array(
              select ctid from saga.barrier
-             where recorded_at < now() - $1::interval and state = $2
+             where recorded_at < $1 and state = $2
              order by recorded_at
              limit $3
              for update skip locked))",
-        retention,
+        horizon,
         State::Answered.as_str(),
         most
     )
@@ -453,19 +446,16 @@ pub(crate) async fn forget(
     Ok(done.rows_affected())
 }
 
-/// Whether rows of a saga that began at this moment may be gone. An hour of difference between two
-/// machines' clocks is allowed for.
-pub(crate) async fn is_forgotten(
+/// Rows of operations that began before this moment may be gone; none if nothing was ever removed. An
+/// hour of difference between two machines' clocks is allowed for. Asked in a statement after the one
+/// that found no row: otherwise the row may have been removed between the two.
+pub(crate) async fn horizon(
     tx: &mut PgTransaction<'_>,
-    began: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"select exists (
-               select from saga.barrier_horizon
-               where $1::timestamptz < forgotten_before + interval '1 hour') as "is_forgotten!""#,
-        began
+        r#"select forgotten_before + interval '1 hour' as "horizon!" from saga.barrier_horizon"#
     )
-    .fetch_one(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await
 }
 

@@ -5,38 +5,58 @@ use std::sync::Arc;
 
 use chrono::{TimeDelta, Utc};
 use outbox::{BatchHandler, Received};
-use saga::{Operation, wire::Outcome};
+use saga::{
+    Operation,
+    participant::{Participant, runner},
+    wire::Outcome,
+};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     outside::{Outside, Record, Turn},
     support::*,
 };
 
-/// Delivers to a participant built anew, and says whether an error was transient.
+/// Delivers to a participant built anew, then has the runner work at what is due.
 async fn ask(pool: &PgPool, outside: &Outside, message: &Received) -> Result<(), outbox::Error> {
-    deliver(pool, &outside.participant(pool), message).await
+    deliver(pool, &outside.participant(), message).await?;
+    outside.run(pool).await;
+    Ok(())
 }
 
-/// What a transient error leaves: nothing but the row that says that the effect may be there.
+/// Comes to nothing for now: nothing is said, and why stands beside the operation.
 async fn fails(pool: &PgPool, outside: &Outside, message: &Received) {
     let before = count(pool, "outbox.log").await;
-    let error = ask(pool, outside, message).await.unwrap_err();
-    assert!(
-        error.is_transient() && !error.is_database_outage(),
-        "{error}"
-    );
+    ask(pool, outside, message).await.unwrap();
     assert_eq!(count(pool, "outbox.log").await, before, "nothing is said");
+    assert!(!reasons(pool).await.is_empty());
 }
 
-fn spawn(
-    pool: &PgPool,
-    outside: &Outside,
-    message: &Received,
-) -> JoinHandle<Result<(), outbox::Error>> {
-    let (pool, outside, message) = (pool.clone(), outside.clone(), message.clone());
-    tokio::spawn(async move { ask(&pool, &outside, &message).await })
+/// Why operations were put off.
+async fn reasons(pool: &PgPool) -> Vec<String> {
+    let listed = runner::list(pool, 100).await.unwrap();
+    listed
+        .into_iter()
+        .filter_map(|one| one.last_error)
+        .collect()
+}
+
+/// The runner in the background, as a consumer has it.
+fn run(pool: &PgPool, participant: Participant) -> (JoinHandle<()>, CancellationToken) {
+    let stop = CancellationToken::new();
+    let running = participant.runner(pool.clone()).run(stop.clone());
+    (tokio::spawn(running), stop)
+}
+
+/// Waits for so many answers.
+async fn answered(pool: &PgPool, expected: &[Outcome]) {
+    testbed::until(PATIENCE, "the answers", || async {
+        (count(pool, "outbox.log").await as usize >= expected.len()).then_some(())
+    })
+    .await;
+    assert_eq!(outcomes(pool).await, expected);
 }
 
 async fn states(pool: &PgPool) -> Vec<String> {
@@ -74,49 +94,238 @@ async fn an_effect_is_called_once_however_often_its_command_comes() {
 }
 
 #[tokio::test]
-async fn the_row_is_committed_before_the_call() {
+async fn the_row_is_committed_before_the_call_and_no_transaction_is_open_during_it() {
     let (pool, outside) = (database("before").await, Outside::new(&[Turn::Waits]));
     let action = action();
-    let calling = spawn(&pool, &outside, &command(&action, ""));
-    outside.asked(1).await;
+    let forwards = command(&action, "");
+    deliver(&pool, &outside.participant(), &forwards)
+        .await
+        .unwrap();
     assert_eq!(states(&pool).await, ["running"]);
+    assert!(outside.calls().is_empty(), "the consumer calls nothing");
+    let (running, stop) = run(&pool, outside.participant());
+    outside.asked(1).await;
+    let open: i64 = sqlx::query_scalar(
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and xact_start is not null and pid <> pg_backend_pid()",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(open, 0);
     outside.let_go();
-    calling.await.unwrap().unwrap();
+    answered(&pool, &[Outcome::Succeeded]).await;
+    stop.cancel();
+    running.await.unwrap();
     done_once(&pool, &outside, &action).await;
 }
 
 #[tokio::test]
-async fn a_crash_between_intent_and_effect_is_probed_and_then_called() {
+async fn a_batch_that_is_rolled_back_has_called_nothing() {
+    let (pool, outside) = (database("rolled_back_outside").await, Outside::new(&[]));
+    let forwards = command(&action(), "");
+    let mut dying = pool.begin().await.unwrap();
+    outside
+        .participant()
+        .handle_batch(&mut dying, std::slice::from_ref(&forwards))
+        .await
+        .unwrap();
+    dying.rollback().await.unwrap();
+    outside.run(&pool).await;
+    assert!(outside.calls().is_empty());
+    assert_eq!(count(&pool, "saga.barrier").await, 0);
+}
+
+#[tokio::test]
+async fn a_runner_that_dies_in_its_call_is_followed_by_one_that_probes_and_then_calls() {
     let (pool, outside) = (database("unbegun").await, Outside::new(&[Turn::Waits]));
     let action = action();
-    let dying = spawn(&pool, &outside, &command(&action, ""));
+    let forwards = command(&action, "");
+    deliver(&pool, &outside.participant(), &forwards)
+        .await
+        .unwrap();
+    let (dying, _) = run(&pool, outside.participant());
     outside.asked(1).await;
+    // Its tasks go with it, as a process's do.
     dying.abort();
     assert!(dying.await.unwrap_err().is_cancelled());
-    assert_eq!(states(&pool).await, ["running"]);
-    ask(&pool, &outside, &command(&action, "")).await.unwrap();
+    outside.run(&pool).await;
+    assert_eq!(outside.calls(), ["call"], "its lease is not over");
+    due(&pool).await;
+    outside.run(&pool).await;
     done_once(&pool, &outside, &action).await;
     assert_eq!(outside.calls(), ["call", "probe", "call"]);
+}
+
+#[tokio::test]
+async fn whoever_lost_its_lease_writes_nothing() {
+    let (pool, outside) = (database("fenced").await, Outside::new(&[Turn::Waits]));
+    let action = action();
+    let forwards = command(&action, "");
+    deliver(&pool, &outside.participant(), &forwards)
+        .await
+        .unwrap();
+    let (slow, stop) = run(&pool, outside.participant());
+    outside.asked(1).await;
+    due(&pool).await;
+    // The other one asks first, then calls: done once, under the same key.
+    outside.run(&pool).await;
+    outside.let_go();
+    stop.cancel();
+    slow.await.unwrap();
+    done_once(&pool, &outside, &action).await;
+    assert_eq!(count(&pool, "outbox.log").await, 1);
+    assert_eq!(count(&pool, "saga.external").await, 0);
 }
 
 #[tokio::test]
 async fn a_crash_between_effect_and_answer_is_found_by_the_probe() {
     let (pool, outside) = (database("unanswered").await, Outside::new(&[]));
     let action = action();
+    // What cannot be stored: as if the process had died there.
+    let refuse = "alter table saga.barrier add constraint dying check (outcome is null) not valid";
+    sqlx::query(refuse).execute(&pool).await.unwrap();
     let forwards = command(&action, "");
-    let mut dying = pool.begin().await.unwrap();
-    outside
-        .participant(&pool)
-        .handle_batch(&mut dying, std::slice::from_ref(&forwards))
-        .await
-        .unwrap();
-    dying.rollback().await.unwrap();
+    ask(&pool, &outside, &forwards).await.unwrap();
     assert_eq!((outside.effects(), states(&pool).await.len()), (1, 1));
     assert_eq!(states(&pool).await, ["running"]);
     assert!(effects(&pool).await.is_empty());
-    ask(&pool, &outside, &forwards).await.unwrap();
+    let mend = "alter table saga.barrier drop constraint dying";
+    sqlx::query(mend).execute(&pool).await.unwrap();
+    due(&pool).await;
+    outside.run(&pool).await;
     done_once(&pool, &outside, &action).await;
     assert_eq!(outside.calls(), ["call", "probe"]);
+}
+
+#[tokio::test]
+async fn a_slow_effect_holds_up_neither_its_batch_nor_other_kinds() {
+    let turns = [Turn::Waits; 4];
+    let (pool, outside) = (database("slow").await, Outside::new(&turns).at_once(4));
+    // Four slow ones and a refused one in one batch; beside them somebody who needs nothing outside.
+    let slow: Vec<Operation> = (0..4).map(|_| action()).collect();
+    let mut batch: Vec<_> = slow.iter().map(|action| command(action, "")).collect();
+    batch.push(command(&action(), "not admitted"));
+    batch.push(command(&undoing(&action()), ""));
+    let mut tx = pool.begin().await.unwrap();
+    let participant = outside.participant();
+    participant.handle_batch(&mut tx, &batch).await.unwrap();
+    tx.commit().await.unwrap();
+    let (running, stop) = run(&pool, participant);
+    // All four at once, and the neighbours have their answers.
+    outside.asked(4).await;
+    let neighbours = [Outcome::Failed, Outcome::NullCompensated];
+    let mut answered_now = outcomes(&pool).await;
+    answered_now.sort_by_key(|outcome| outcome.as_str().len());
+    assert_eq!(answered_now, neighbours);
+    let listed = runner::list(&pool, 10).await.unwrap();
+    assert_eq!(listed.len(), 4);
+    assert!(
+        listed
+            .iter()
+            .all(|one| one.is_worked_at && one.waiting == 1)
+    );
+    for _ in 0..4 {
+        outside.let_go();
+    }
+    testbed::until(PATIENCE, "all answers", || async {
+        (count(&pool, "outbox.log").await == 6).then_some(())
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(count(&pool, "saga.external").await, 0);
+}
+
+#[tokio::test]
+async fn an_effect_that_nobody_asks_about_again_is_listed_and_brought_to_its_end() {
+    let (pool, outside) = (database("unasked").await, Outside::new(&[Turn::AnswerLost]));
+    let action = action();
+    ask(&pool, &outside, &command(&action, "")).await.unwrap();
+    let listed = runner::list(&pool, 10).await.unwrap();
+    assert_eq!((listed.len(), listed[0].tries), (1, 1));
+    assert_eq!(listed[0].saga_id, action.saga_id);
+    let reason = listed[0].last_error.clone().unwrap();
+    assert!(
+        reason.contains("the line is dead") && reason.contains("step hold"),
+        "{reason}"
+    );
+    due(&pool).await;
+    outside.run(&pool).await;
+    done_once(&pool, &outside, &action).await;
+    assert!(runner::list(&pool, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_row_that_a_program_without_a_runner_left_behind_is_settled() {
+    let pool = database("left_behind").await;
+    let outside = Outside::new(&[]);
+    let [done, unknown] = [action(), action()];
+    outside.arrives(done.key());
+    for operation in [&done, &unknown] {
+        sqlx::query(
+            "insert into saga.barrier
+               (saga_id, step, round, phase, op_key, state, command_kind, command)
+             values ($1, $2, $3, 'action', $4, 'running', 'trip.do.v1', '{\"mood\": \"\"}')",
+        )
+        .bind(operation.saga_id)
+        .bind(&operation.step)
+        .bind(operation.round)
+        .bind(operation.key())
+        .execute(&pool)
+        .await
+        .unwrap();
+    }
+    // What the migration does with such rows.
+    sqlx::query(
+        "insert into saga.external (saga_id, step, round, phase, kind, tries, begun_at)
+         select saga_id, step, round, phase, command_kind, 1, recorded_at
+         from saga.barrier where state = 'running'",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    outside.run(&pool).await;
+    // Found, and stored; nobody is told. The other one is not called on a guess.
+    assert_eq!(states(&pool).await, ["answered", "running"]);
+    assert_eq!(outside.calls(), ["probe", "probe"]);
+    assert_eq!(count(&pool, "outbox.log").await, 0);
+    ask(&pool, &outside, &command(&unknown, "")).await.unwrap();
+    ask(&pool, &outside, &command(&done, "")).await.unwrap();
+    assert_eq!(outcomes(&pool).await, [Outcome::Succeeded; 2]);
+
+    // Too old for its command ever to come in time: called off.
+    let forgotten = action();
+    fails(
+        &pool,
+        &Outside::new(&[Turn::Fails]),
+        &command(&forgotten, ""),
+    )
+    .await;
+    for older in [
+        "delete from saga.external_command",
+        "update saga.external set begun_at = now() - interval '25 hours', next_at = now()",
+    ] {
+        sqlx::query(older).execute(&pool).await.unwrap();
+    }
+    outside.run(&pool).await;
+    assert_eq!(outside.record(forgotten.key()), Some(Record::Revoked));
+    assert_eq!(states(&pool).await, ["answered"; 3]);
+}
+
+#[tokio::test]
+async fn a_panic_outside_is_put_off_with_its_text_and_harms_nobody() {
+    let (pool, outside) = (database("panics").await, Outside::new(&[Turn::Panics]));
+    let [sick, well] = [action(), action()];
+    ask(&pool, &outside, &command(&sick, "")).await.unwrap();
+    ask(&pool, &outside, &command(&well, "")).await.unwrap();
+    assert_eq!(outcomes(&pool).await, [Outcome::Succeeded]);
+    let reasons = reasons(&pool).await;
+    let saga = sick.saga_id.to_string();
+    assert!(
+        reasons[0].contains("no such gateway") && reasons[0].contains(&saga),
+        "{reasons:?}"
+    );
 }
 
 #[tokio::test]
@@ -163,8 +372,13 @@ async fn while_nobody_knows_nothing_is_called_again_or_answered() {
     }
     assert_eq!(outside.calls(), ["call", "probe", "probe", "probe"]);
     outside.answer_probes(true);
-    ask(&pool, &outside, &command(&action, "")).await.unwrap();
-    done_once(&pool, &outside, &action).await;
+    due(&pool).await;
+    outside.run(&pool).await;
+    // Whoever waits is answered, and the compensation goes on after its action.
+    let mut all = outcomes(&pool).await;
+    assert_eq!(all.pop(), Some(Outcome::Compensated));
+    assert_eq!(all, [Outcome::Succeeded; 3]);
+    assert_eq!(effects(&pool).await, ["done hold", "undone hold"]);
 }
 
 #[tokio::test]
@@ -257,23 +471,35 @@ async fn an_expired_command_begins_nothing_and_what_was_begun_is_called_off() {
     assert!(outside.calls().is_empty());
 
     for (outside, outcome, done) in [
-        (Outside::new(&[Turn::Fails]), Outcome::Failed, 0),
-        (Outside::new(&[Turn::AnswerLost]), Outcome::Succeeded, 1),
-        // Only an answer to its key settles it.
+        (Outside::new(&[Turn::Fails]), Some(Outcome::Failed), 0),
         (
-            Outside::new(&[Turn::Fails]).irrevocable(),
-            Outcome::Succeeded,
+            Outside::new(&[Turn::AnswerLost]),
+            Some(Outcome::Succeeded),
             1,
         ),
+        // Nobody may call it any more, and nobody can say that it will never come.
+        (Outside::new(&[Turn::Fails]).irrevocable(), None, 0),
     ] {
-        let action = action();
+        let (action, before) = (action(), outcomes(&pool).await.len());
         fails(&pool, &outside, &command(&action, "")).await;
+        expire(&pool).await;
         ask(&pool, &outside, &command_until(&action, "", past))
             .await
             .unwrap();
-        assert_eq!(outcomes(&pool).await.last(), Some(&outcome));
+        assert_eq!(outcomes(&pool).await.get(before), outcome.as_ref());
         assert_eq!(outside.effects(), done);
     }
+}
+
+/// The commands that wait have expired.
+async fn expire(pool: &PgPool) {
+    sqlx::query(
+        "update saga.external_command
+         set headers = headers::jsonb || '{\"saga-expires-at\": \"2020-01-01T00:00:00Z\"}'",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -301,38 +527,43 @@ async fn compensation_and_action_of_one_batch_do_not_wait_for_each_other() {
         command(&undoing(&twice), ""),
         probe(&twice),
     ] {
-        let participant = outside.participant(&pool);
+        let participant = outside.participant();
         participant
             .handle_batch(&mut batch, std::slice::from_ref(&message))
             .await
             .unwrap();
     }
     batch.commit().await.unwrap();
+    outside.run(&pool).await;
+    // Before anything was called it was not wanted any more.
     let expected = [
         Outcome::NullCompensated,
         Outcome::Tombstoned,
-        Outcome::Succeeded,
-        Outcome::Succeeded,
-        Outcome::Compensated,
-        Outcome::Succeeded,
+        Outcome::Tombstoned,
+        Outcome::Tombstoned,
+        Outcome::Tombstoned,
+        Outcome::NullCompensated,
     ];
     assert_eq!(outcomes(&pool).await, expected);
-    assert_eq!(outside.effects(), 1);
+    assert_eq!(outside.calls(), [""; 0]);
 }
 
 #[tokio::test]
 async fn a_compensation_waits_for_the_call_under_way_and_then_undoes_it() {
     let (pool, outside) = (database("waits").await, Outside::new(&[Turn::Waits]));
     let action = action();
-    let calling = spawn(&pool, &outside, &command(&action, ""));
+    let participant = outside.participant();
+    deliver(&pool, &participant, &command(&action, ""))
+        .await
+        .unwrap();
+    let (running, stop) = run(&pool, participant.clone());
     outside.asked(1).await;
-    let undoing = spawn(&pool, &outside, &command(&undoing(&action), ""));
-    somebody_waits(&pool).await;
+    let undo = command(&undoing(&action), "");
+    deliver(&pool, &participant, &undo).await.unwrap();
     outside.let_go();
-    calling.await.unwrap().unwrap();
-    undoing.await.unwrap().unwrap();
-    let expected = [Outcome::Succeeded, Outcome::Compensated];
-    assert_eq!(outcomes(&pool).await, expected);
+    answered(&pool, &[Outcome::Succeeded, Outcome::Compensated]).await;
+    stop.cancel();
+    running.await.unwrap();
     assert_eq!(effects(&pool).await, ["done hold", "undone hold"]);
     assert_eq!(outside.calls(), ["call"]);
 }
@@ -347,7 +578,11 @@ async fn a_compensation_that_meets_a_running_effect_calls_it_off_or_undoes_it() 
     ask(&pool, &outside, &command(&nothing_done, ""))
         .await
         .unwrap();
-    let expected = [Outcome::NullCompensated, Outcome::Tombstoned];
+    let expected = [
+        Outcome::Tombstoned,
+        Outcome::NullCompensated,
+        Outcome::Tombstoned,
+    ];
     assert_eq!(outcomes(&pool).await, expected);
     assert_eq!(outside.calls(), ["call", "probe", "revoke"]);
 
@@ -356,8 +591,8 @@ async fn a_compensation_that_meets_a_running_effect_calls_it_off_or_undoes_it() 
     let undo = command(&undoing(&done), "");
     ask(&pool, &outside, &undo).await.unwrap();
     ask(&pool, &outside, &command(&done, "")).await.unwrap();
-    let expected = [Outcome::Compensated, Outcome::Succeeded];
-    assert_eq!(outcomes(&pool).await[2..], expected);
+    let expected = [Outcome::Succeeded, Outcome::Compensated, Outcome::Succeeded];
+    assert_eq!(outcomes(&pool).await[3..], expected);
     assert_eq!(effects(&pool).await, ["done hold", "undone hold"]);
     assert_eq!(outside.calls(), ["call", "probe"]);
 }
@@ -376,8 +611,10 @@ async fn an_effect_that_cannot_be_called_off_holds_its_compensation_up() {
         (outside.effects() == 1).then_some(())
     })
     .await;
-    ask(&pool, &outside, &undo).await.unwrap();
-    assert_eq!(outcomes(&pool).await, [Outcome::Compensated]);
+    due(&pool).await;
+    outside.run(&pool).await;
+    let expected = [Outcome::Succeeded, Outcome::Compensated];
+    assert_eq!(outcomes(&pool).await, expected);
     assert_eq!(effects(&pool).await, ["done hold", "undone hold"]);
 }
 
@@ -385,19 +622,24 @@ async fn an_effect_that_cannot_be_called_off_holds_its_compensation_up() {
 async fn two_workers_at_one_operation_make_one_call() {
     let (pool, outside) = (database("two").await, Outside::new(&[Turn::Waits]));
     let action = action();
-    let first = spawn(&pool, &outside, &command(&action, ""));
+    let participant = outside.participant();
+    let forwards = || command(&action, "");
+    deliver(&pool, &participant, &forwards()).await.unwrap();
+    let (first, stop) = run(&pool, participant.clone());
     outside.asked(1).await;
-    let second = spawn(&pool, &outside, &command(&action, ""));
-    somebody_waits(&pool).await;
+    // Sent again while the outside is slow: one more waits, nobody calls.
+    deliver(&pool, &participant, &forwards()).await.unwrap();
+    outside.run(&pool).await;
     outside.let_go();
-    first.await.unwrap().unwrap();
-    second.await.unwrap().unwrap();
+    answered(&pool, &[Outcome::Succeeded; 2]).await;
+    stop.cancel();
+    first.await.unwrap();
     done_once(&pool, &outside, &action).await;
     assert_eq!(outside.calls(), ["call"], "the second one waited");
 }
 
 #[tokio::test]
-async fn whoever_was_second_at_the_intent_probes_before_it_calls() {
+async fn whoever_meets_a_row_that_another_program_wrote_probes_before_it_calls() {
     let (pool, outside) = (database("second").await, Outside::new(&[]));
     let action = action();
     let mut first = pool.begin().await.unwrap();
@@ -413,7 +655,10 @@ async fn whoever_was_second_at_the_intent_probes_before_it_calls() {
     .execute(&mut *first)
     .await
     .unwrap();
-    let second = spawn(&pool, &outside, &command(&action, ""));
+    let second = {
+        let (pool, outside, forwards) = (pool.clone(), outside.clone(), command(&action, ""));
+        tokio::spawn(async move { ask(&pool, &outside, &forwards).await })
+    };
     somebody_waits(&pool).await;
     // The first one commits its intent, and dies.
     first.commit().await.unwrap();
@@ -449,6 +694,13 @@ async fn everything_at_once_leaves_no_effect_that_is_not_known_or_undone() {
         for task in tasks {
             task.await.unwrap();
         }
+        // What its pauses come to.
+        testbed::until(PATIENCE, "all answers", || async {
+            due(&pool).await;
+            outside.run(&pool).await;
+            (count(&pool, "saga.external").await == 0).then_some(())
+        })
+        .await;
         let effects: Vec<String> =
             sqlx::query_scalar("select what from effect where op_key in ($1, $2) order by seq")
                 .bind(action.key())

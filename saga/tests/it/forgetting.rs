@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbox::Received;
+use outbox::{BatchHandler, Received};
 use saga::{
     Operation,
     participant::retention::{self, forget},
@@ -39,6 +39,17 @@ async fn put_back(pool: &PgPool, days: i32) {
         .unwrap();
 }
 
+/// The barrier has been forgetting for years: its horizon is where this retention has it.
+async fn settle_horizon(pool: &PgPool) {
+    sqlx::query(
+        "insert into saga.barrier_horizon (forgotten_before, raised_at)
+         values (now() - interval '15 days 1 hour', now() - interval '2 hours')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
 async fn take(pool: &PgPool, message: &Received) -> Result<(), outbox::Error> {
     deliver(pool, &participant(), message).await
 }
@@ -46,7 +57,8 @@ async fn take(pool: &PgPool, message: &Received) -> Result<(), outbox::Error> {
 #[tokio::test]
 async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
     let pool = database("forget").await;
-    let settled = old(16);
+    settle_horizon(&pool).await;
+    let settled = old(14);
     take(&pool, &command(&settled, "")).await.unwrap();
     take(&pool, &command(&undoing(&settled), "")).await.unwrap();
     put_back(&pool, 14).await;
@@ -61,6 +73,7 @@ async fn what_is_older_than_the_retention_goes_and_the_rest_stays() {
 #[tokio::test]
 async fn more_than_a_batch_goes_in_batches() {
     let pool = database("forget_many").await;
+    settle_horizon(&pool).await;
     sqlx::query(
         "insert into saga.barrier
            (saga_id, step, round, phase, op_key, state, outcome, reply_kind, reply, recorded_at)
@@ -80,17 +93,18 @@ async fn more_than_a_batch_goes_in_batches() {
 #[tokio::test]
 async fn a_running_operation_is_never_forgotten() {
     let pool = database("forget_running").await;
-    let (outside, action) = (Outside::new(&[Turn::AnswerLost]), old(400));
-    let participant = outside.participant(&pool);
-    deliver(&pool, &participant, &command(&action, ""))
-        .await
-        .unwrap_err();
-    put_back(&pool, 400).await;
-    assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
-    // Its answer is new, however old its row.
+    settle_horizon(&pool).await;
+    let (outside, action) = (Outside::new(&[Turn::AnswerLost]), old(14));
+    let participant = outside.participant();
     deliver(&pool, &participant, &command(&action, ""))
         .await
         .unwrap();
+    outside.run(&pool).await;
+    put_back(&pool, 400).await;
+    assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
+    // Its answer is new, however old its row.
+    due(&pool).await;
+    outside.run(&pool).await;
     assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
     assert_eq!(count(&pool, "saga.barrier").await, 1);
 }
@@ -98,11 +112,21 @@ async fn a_running_operation_is_never_forgotten() {
 #[tokio::test]
 async fn that_nothing_is_found_proves_nothing_where_it_may_have_been_forgotten() {
     let pool = database("forgotten").await;
+    settle_horizon(&pool).await;
+    sqlx::query("delete from saga.barrier_horizon")
+        .execute(&pool)
+        .await
+        .unwrap();
     let (forgotten, unsettled) = (old(16), old(14));
     take(&pool, &command(&forgotten, "")).await.unwrap();
     put_back(&pool, 16).await;
+    settle_horizon(&pool).await;
     assert_eq!(forget(&pool, RETENTION).await.unwrap(), 1);
-    for message in [command(&undoing(&forgotten), ""), probe(&forgotten)] {
+    for message in [
+        command(&forgotten, ""),
+        command(&undoing(&forgotten), ""),
+        probe(&forgotten),
+    ] {
         let error = take(&pool, &message).await.unwrap_err();
         assert!(!error.is_transient(), "{error}");
         let text = error.to_string();
@@ -116,6 +140,113 @@ async fn that_nothing_is_found_proves_nothing_where_it_may_have_been_forgotten()
     take(&pool, &probe(&old(13))).await.unwrap();
     let expected = [Outcome::NullCompensated, Outcome::Tombstoned];
     assert_eq!(outcomes(&pool).await[1..], expected);
+}
+
+/// As a coordinator sends it, which knows when it sent the action first.
+fn begun(mut message: Received, days: u32) -> Received {
+    let began = chrono::Utc::now() - days * DAY;
+    let began = (saga::wire::BEGUN_AT.to_owned(), began.to_rfc3339());
+    message.headers.extend([began]);
+    message
+}
+
+#[tokio::test]
+async fn an_operation_that_was_first_sent_before_what_is_remembered_is_neither_done_nor_answered() {
+    let pool = database("begun").await;
+    settle_horizon(&pool).await;
+    let outside = Outside::new(&[]);
+    // Its id says nothing of its age, or that it is young, or old: the header counts.
+    let nameless = Operation {
+        saga_id: Uuid::new_v5(&Uuid::now_v7(), b"saga"),
+        ..action()
+    };
+    for operation in [nameless.clone(), action(), old(400)] {
+        for message in [command(&operation, ""), probe(&operation)] {
+            for participant in [participant(), outside.participant()] {
+                let message = begun(message.clone(), 16);
+                let error = deliver(&pool, &participant, &message).await.unwrap_err();
+                assert!(!error.is_transient(), "{error}");
+                assert!(error.to_string().contains("forgotten"), "{error}");
+            }
+        }
+        let together = [begun(command(&operation, ""), 16), command(&action(), "")];
+        let mut tx = pool.begin().await.unwrap();
+        let handled = participant().handle_batch(&mut tx, &together).await;
+        handled.unwrap_err();
+    }
+    assert_eq!(count(&pool, "saga.barrier").await, 0);
+    assert_eq!(count(&pool, "outbox.log").await, 0);
+    assert!(effects(&pool).await.is_empty() && outside.calls().is_empty());
+    // A saga may be old when it begins a step.
+    for operation in [nameless, old(400)] {
+        take(&pool, &begun(command(&operation, ""), 1))
+            .await
+            .unwrap();
+    }
+    assert_eq!(outcomes(&pool).await, [Outcome::Succeeded; 2]);
+}
+
+#[tokio::test]
+async fn where_nothing_tells_its_age_nothing_is_answered_on_a_guess() {
+    let pool = database("ageless").await;
+    let ageless = || Operation {
+        saga_id: Uuid::new_v5(&Uuid::now_v7(), b"saga"),
+        ..action()
+    };
+    // Nothing has ever been forgotten here: that nothing is found is proof.
+    take(&pool, &probe(&ageless())).await.unwrap();
+    settle_horizon(&pool).await;
+    for message in [
+        probe(&ageless()),
+        command(&ageless(), ""),
+        command(&undoing(&ageless()), ""),
+    ] {
+        let error = take(&pool, &message).await.unwrap_err();
+        assert!(error.to_string().contains("forgotten"), "{error}");
+    }
+    assert_eq!(outcomes(&pool).await, [Outcome::Tombstoned]);
+}
+
+#[tokio::test]
+async fn a_large_step_of_the_clock_does_not_make_the_barrier_forget_everything() {
+    let pool = database("clock_jump").await;
+    for _ in 0..3 {
+        take(&pool, &command(&action(), "")).await.unwrap();
+    }
+    // A year passes between two looks: everything is older than the retention by the clock.
+    assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
+    for table in [
+        "barrier set recorded_at = recorded_at",
+        "barrier_horizon set raised_at = raised_at",
+    ] {
+        let back = format!("update saga.{table} - interval '1 year'");
+        sqlx::query(sqlx::AssertSqlSafe(back))
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    let back =
+        "update saga.barrier_horizon set forgotten_before = forgotten_before - interval '1 year'";
+    sqlx::query(back).execute(&pool).await.unwrap();
+    for _look in 0..100 {
+        assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
+    }
+    let moved: bool = sqlx::query_scalar(
+        "select forgotten_before < now() - interval '1 year' from saga.barrier_horizon",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert!(moved, "by hours, not by a year");
+    assert_eq!(count(&pool, "saga.barrier").await, 3);
+
+    // With an empty horizon the oldest row says where forgetting begins.
+    sqlx::query("delete from saga.barrier_horizon")
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(forget(&pool, RETENTION).await.unwrap(), 0);
+    assert_eq!(count(&pool, "saga.barrier").await, 3);
 }
 
 #[tokio::test]
@@ -135,6 +266,7 @@ async fn a_retention_that_commands_outlive_is_refused() {
 #[tokio::test]
 async fn the_loop_forgets_at_once_and_stops_when_it_should() {
     let pool = database("forget_loop").await;
+    settle_horizon(&pool).await;
     take(&pool, &command(&action(), "")).await.unwrap();
     put_back(&pool, 16).await;
     let stop = CancellationToken::new();

@@ -29,6 +29,7 @@ pub(crate) enum Turn {
     Hangs,
     Refuses,
     Silent,
+    Panics,
     /// It waits for [`Outside::let_go`], then is done.
     Waits,
     /// As that, but if nobody waits for it any more it arrives all the same.
@@ -58,6 +59,7 @@ pub(crate) struct Outside {
     world: Arc<Mutex<World>>,
     gate: Arc<Semaphore>,
     patience: Duration,
+    at_once: usize,
 }
 
 impl Outside {
@@ -74,6 +76,7 @@ impl Outside {
             world: Arc::new(Mutex::new(world)),
             gate: Arc::new(Semaphore::new(0)),
             patience: Duration::from_secs(15),
+            at_once: 16,
         }
     }
 
@@ -85,6 +88,11 @@ impl Outside {
 
     pub(crate) fn impatient(mut self) -> Self {
         self.patience = Duration::from_millis(20);
+        self
+    }
+
+    pub(crate) fn at_once(mut self, at_once: usize) -> Self {
+        self.at_once = at_once;
         self
     }
 
@@ -119,10 +127,23 @@ impl Outside {
     }
 
     /// A participant whose action is this; built anew for each message, as after a crash.
-    pub(crate) fn participant(&self, intents: &PgPool) -> Participant {
+    pub(crate) fn participant(&self) -> Participant {
         Participant::new("traveller")
-            .external(self.clone(), intents.clone())
+            .external(self.clone())
             .compensation(Doer)
+    }
+
+    /// Has the runner work at what is due, a compensation after the action that it waits for.
+    pub(crate) async fn run(&self, pool: &PgPool) {
+        let runner = self.participant().runner(pool.clone());
+        for _ in 0..2 {
+            runner.run_once().await.unwrap();
+        }
+    }
+
+    /// What was called with this key is done now.
+    pub(crate) fn arrives(&self, key: Uuid) {
+        self.perform(key);
     }
 
     /// Idempotent by key, as every outside has to be.
@@ -183,6 +204,7 @@ impl External for Outside {
                 Ok(Called::Refused(no()))
             }
             Some(Turn::Silent) => Ok(Called::Silent),
+            Some(Turn::Panics) => panic!("no such gateway"),
             Some(Turn::Waits) => {
                 self.gate.acquire().await.unwrap().forget();
                 Ok(self.perform(key))
@@ -243,5 +265,9 @@ impl External for Outside {
 
     fn patience(&self) -> Duration {
         self.patience
+    }
+
+    fn at_once(&self) -> usize {
+        self.at_once
     }
 }

@@ -28,7 +28,7 @@ async fn a_probe_is_answered_as_the_action_was() {
 async fn a_probe_that_finds_nothing_keeps_the_action_from_ever_taking_effect() {
     let pool = database("probe_nothing").await;
     let outside = Outside::new(&[]);
-    for participant in [participant(), outside.participant(&pool)] {
+    for participant in [participant(), outside.participant()] {
         let action = action();
         for message in [
             probe(&action),
@@ -98,10 +98,11 @@ async fn a_probe_of_a_running_effect_finds_it_or_calls_it_off() {
         ),
     ] {
         let (outside, action) = (Outside::new(&[turn]), action());
-        let participant = outside.participant(&pool);
+        let participant = outside.participant();
         deliver(&pool, &participant, &command(&action, ""))
             .await
-            .unwrap_err();
+            .unwrap();
+        outside.run(&pool).await;
         // What was asked stands in the row: a question needs no payload.
         let question = Received {
             payload: Some(b"{}".to_vec()),
@@ -109,9 +110,10 @@ async fn a_probe_of_a_running_effect_finds_it_or_calls_it_off() {
         };
         for message in [question.clone(), command(&action, ""), question] {
             deliver(&pool, &participant, &message).await.unwrap();
+            outside.run(&pool).await;
         }
         let all = outcomes(&pool).await;
-        assert_eq!(all[all.len() - 3..], [outcome; 3]);
+        assert_eq!(all[all.len() - 4..], [outcome; 4], "the command too");
         assert_eq!(outside.calls(), calls);
     }
     assert_eq!(effects(&pool).await, ["done hold"]);
@@ -121,19 +123,18 @@ async fn a_probe_of_a_running_effect_finds_it_or_calls_it_off() {
 async fn a_probe_that_cannot_be_answered_yet_stores_nothing() {
     let pool = database("probe_unknown").await;
     let (outside, action) = (Outside::new(&[Turn::Fails]).irrevocable(), action());
-    let participant = outside.participant(&pool);
-    deliver(&pool, &participant, &command(&action, ""))
-        .await
-        .unwrap_err();
-    let error = deliver(&pool, &participant, &probe(&action)).await;
-    let error = error.unwrap_err();
-    assert!(error.is_transient(), "{error}");
+    let participant = outside.participant();
+    for message in [command(&action, ""), probe(&action)] {
+        deliver(&pool, &participant, &message).await.unwrap();
+        outside.run(&pool).await;
+    }
     assert_eq!(count(&pool, "outbox.log").await, 0);
-    // The action may still go on.
-    deliver(&pool, &participant, &command(&action, ""))
-        .await
-        .unwrap();
-    assert_eq!(outcomes(&pool).await, [Outcome::Succeeded]);
+    assert_eq!(outside.calls(), ["call", "probe", "revoke"]);
+    // It arrived late after all.
+    outside.arrives(action.key());
+    due(&pool).await;
+    outside.run(&pool).await;
+    assert_eq!(outcomes(&pool).await, [Outcome::Succeeded; 2]);
 }
 
 #[tokio::test]

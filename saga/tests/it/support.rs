@@ -312,6 +312,7 @@ fn sent_as(
         attempt: 1,
         reply_topic: REPLIES.to_owned(),
         expires_at,
+        begun_at: None,
         probe,
     };
     let mood = mood.to_owned();
@@ -442,6 +443,14 @@ pub(crate) async fn make_due(pool: &PgPool, id: Option<Uuid>) {
     .execute(pool)
     .await
     .unwrap();
+}
+
+/// What the runner put off is due now; the lease of whoever died is over.
+pub(crate) async fn due(pool: &PgPool) {
+    sqlx::query("update saga.external set next_at = now()")
+        .execute(pool)
+        .await
+        .unwrap();
 }
 
 /// How many rows a table has.

@@ -114,6 +114,7 @@ impl Draft {
             attempt: self.attempt,
             reply_topic: reply_topic.to_owned(),
             expires_at: Utc::now() + self.lifetime,
+            begun_at: Some(Utc::now()),
             probe: self.is_probe,
         };
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
