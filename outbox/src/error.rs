@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use crate::fault::{self, Fault};
+
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,7 +69,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Database(error) => is_database_outage(error) || may_heal(error),
+            Self::Database(error) => fault::of(error) != Fault::Item,
             Self::Broker(_) | Self::Transient(_) | Self::Fenced => true,
             Self::Encode { .. }
             | Self::Decode { .. }
@@ -96,40 +98,21 @@ impl Error {
         }
     }
 
-    /// Whether the database itself failed (connection, shutdown, serialization, deadlock), so
-    /// that nobody is to blame: such a failure uses up no message's budget.
+    /// Whether the database or this session failed (connection, shutdown, serialization, deadlock,
+    /// a stale plan), so that no message is to blame: such a failure uses up no budget.
     #[must_use]
     pub fn is_database_outage(&self) -> bool {
-        matches!(self, Self::Database(error) if is_database_outage(error))
+        matches!(self.fault(), Some(Fault::Outage | Fault::Connection))
     }
-}
 
-/// By SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>): classes 08
-/// connection, 28 and 3D access and database refused, 40 rollback (serialization, deadlock), 53
-/// resources, 58 system; of 25 a server that takes no writes, and of 57 what an operator did, not a
-/// statement's own timeout.
-fn is_database_outage(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "25006", "28", "3D", "40", "53", "57P", "58"]
-                .iter()
-                .any(|class| code.starts_with(class))
-        }),
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::BeginFailed => true,
-        _ => false,
+    /// Whose fault a failure of the database is; none for what is not the database's.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Database(error) => Some(fault::of(error)),
+            _ => None,
+        }
     }
-}
-
-/// A lock not available, a statement's own timeout: may heal, and may as well be the statement's
-/// own fault, so it uses up budget.
-fn may_heal(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| ["55P03", "57014"].contains(&&*code))
 }
 
 /// PostgreSQL quotes the offending value in data exceptions (class 22), and values are payload.

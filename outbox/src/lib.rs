@@ -28,6 +28,8 @@ pub mod outgoing;
 
 pub mod audit;
 pub mod broker;
+mod caught;
+pub mod fault;
 pub mod incoming;
 pub mod operator;
 mod printable;
@@ -40,6 +42,7 @@ pub mod http;
 #[cfg(feature = "service")]
 pub mod service;
 
+pub use caught::{caught, caught_in};
 pub use error::Error;
 pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use message::{Headers, Message, Payload, Received};

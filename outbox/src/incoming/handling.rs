@@ -1,13 +1,12 @@
 //! One transaction in which messages are handled: what the worker and the replayer have in common.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use futures::FutureExt;
 use sqlx::{PgPool, PgTransaction};
 use tracing::Instrument;
 
 use crate::{
-    Error,
+    Error, caught,
     incoming::{Config, Handler, OnPoison, table},
     message::Received,
     telemetry::Consuming,
@@ -68,10 +67,10 @@ impl<H: Handler> Handling<H> {
         tx: &mut PgTransaction<'_>,
         batch: &[Received],
     ) -> Result<(), Error> {
-        survive(async { self.handler.prepare(tx, batch).await }).await?;
+        caught(async { self.handler.prepare(tx, batch).await }).await?;
         for message in batch {
             let span = trace::process(message, &self.name);
-            survive(async { self.handler.handle(tx, message).await })
+            caught(async { self.handler.handle(tx, message).await })
                 .instrument(span.clone())
                 .await
                 .inspect_err(|error| trace::process_failed(&span, error))?;
@@ -96,12 +95,4 @@ impl<H: Handler> Handling<H> {
     pub(super) fn label(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
-}
-
-/// A handler that panics must not take its partition with it: the message is parked instead.
-async fn survive(handler: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    AssertUnwindSafe(handler)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err(Error::permanent("the handler panicked")))
 }

@@ -266,3 +266,14 @@ impl Broker for Silent {
         self.0.subscribe(group, topics)
     }
 }
+
+#[test]
+fn the_docs_list_each_sql_state_as_it_is_classified() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failure-modes.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for (state, fault, what) in outbox::fault::STATES {
+        let fault = format!("{fault:?}").to_lowercase();
+        let row = format!("| `{state}` | {fault} | {what} |");
+        assert!(page.contains(&row), "docs/failure-modes.md lacks: {row}");
+    }
+}
