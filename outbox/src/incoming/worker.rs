@@ -1,10 +1,8 @@
 //! Applies the records of one partition, batch by batch.
 //!
 //! A batch is one transaction: inbox rows, what is behind a parked message parked too, handlers in
-//! order, commit. A message that cannot be read, or that its handler refuses to look at, is known
-//! before: it goes by itself, and the batch ends before it. If anything in a batch fails, it is rolled
-//! back and redone in halves, so a sick message is found without savepoints and its neighbours share
-//! their transactions.
+//! order, commit. If anything in it fails, it is rolled back and redone one message at a time, so a
+//! sick message is found without savepoints.
 
 use std::{borrow::Cow, collections::HashSet};
 
@@ -16,7 +14,6 @@ use uuid::Uuid;
 use crate::{
     Error,
     broker::{Record, Subscription},
-    caught_in,
     incoming::{
         Handler,
         budget::{Budget, Failed},
@@ -122,78 +119,23 @@ impl<H: Handler> Worker<H> {
     /// Applies a batch. Returns the offset up to which it is done: short of the end only when
     /// stopped on the way.
     async fn apply(&self, mut records: Vec<Record>, stop: &CancellationToken) -> Option<i64> {
-        let parsed: Vec<_> = records.iter_mut().map(parse).collect();
-        let mut done = None;
-        let mut rest = records.as_slice();
-        let mut well: Vec<Received> = Vec::with_capacity(rest.len());
-        for parsed in parsed {
-            let sickness = match &parsed {
-                Err(sick) => Some(Sickness::unreadable(&sick.reason)),
-                Ok(message) => self.refused(message),
-            };
-            let Some(sickness) = sickness else {
-                well.extend(parsed);
-                continue;
-            };
-            // In the order of the partition: first what comes before it.
-            let (before, from_it) = rest.split_at(well.len());
-            if !self.parts(before, &well, &mut done, stop).await {
-                return done;
+        let mut parsed: Vec<_> = records.iter_mut().map(parse).collect();
+        if parsed.iter().all(Result::is_ok) {
+            let messages: Vec<Received> = parsed.into_iter().flatten().collect();
+            if self.batch(&records, &messages).await.is_ok() {
+                return records.last().map(|record| record.offset + 1);
             }
-            well.clear();
-            let Some((record, behind)) = from_it.split_first() else {
-                return done;
-            };
+            parsed = messages.into_iter().map(Ok).collect();
+        }
+        let mut done = None;
+        for (record, parsed) in records.iter().zip(&parsed) {
             let message = parsed.as_ref();
-            let item = Item { record, message };
-            if !self.one(&item, Some(sickness), stop).await {
-                return done;
+            if !self.one(&Item { record, message }, stop).await {
+                break;
             }
             done = Some(record.offset + 1);
-            rest = behind;
         }
-        self.parts(rest, &well, &mut done, stop).await;
         done
-    }
-
-    /// Why the handler would not look at a message.
-    fn refused(&self, message: &Received) -> Option<Sickness> {
-        let checked = caught_in(|| self.handling.handler.check(message));
-        checked.err().map(|error| Sickness::refused(&error, 1))
-    }
-
-    /// Applies a batch, in halves where it fails. Returns whether it is done; not when stopped first.
-    async fn parts(
-        &self,
-        records: &[Record],
-        messages: &[Received],
-        done: &mut Option<i64>,
-        stop: &CancellationToken,
-    ) -> bool {
-        // What is still to be done, the first at the end.
-        let mut parts = vec![(records, messages)];
-        while let Some((records, messages)) = parts.pop() {
-            let Some(last) = records.last() else {
-                continue;
-            };
-            if let ([record], [message]) = (records, messages) {
-                let message = Ok(message);
-                if !self.one(&Item { record, message }, None, stop).await {
-                    return false;
-                }
-            } else if self.batch(records, messages).await.is_err() {
-                if stop.is_cancelled() {
-                    return false;
-                }
-                let half = records.len() / 2;
-                let (first, second) = (records.split_at(half), messages.split_at(half));
-                parts.push((first.1, second.1));
-                parts.push((first.0, second.0));
-                continue;
-            }
-            *done = Some(last.offset + 1);
-        }
-        true
     }
 
     /// All of a batch in one transaction.
@@ -261,14 +203,14 @@ impl<H: Handler> Worker<H> {
     }
 
     /// One record, until it is handled or parked. Returns whether it is; not when stopped first.
-    async fn one(
-        &self,
-        item: &Item<'_>,
-        mut sickness: Option<Sickness>,
-        stop: &CancellationToken,
-    ) -> bool {
+    async fn one(&self, item: &Item<'_>, stop: &CancellationToken) -> bool {
         let config = &self.handling.config;
         let mut budget = Budget::new(config, item.id());
+        // Unreadable records are born with a sickness.
+        let mut sickness = item
+            .message
+            .err()
+            .map(|sick| Sickness::unreadable(&sick.reason));
         loop {
             let result = match (&sickness, item.message) {
                 (None, Ok(message)) => self.single(item, message).await,

@@ -91,10 +91,11 @@ async fn authorizing_and_releasing_conforms() {
         .step("authorize-payment")
         .action(|saga| authorize(saga, "pm_card_visa"))
         .refused(|saga| authorize(saga, "pm_card_declined"))
+        .stumbling(|saga| authorize(saga, "pm_lost_answer"))
         .compensation(|saga| request(&ReleasePayment { order_id: saga }))
         .effects(move |saga| holds(pool.clone(), saga));
     // The card gateway may have been told to forget it before it was asked to hold money.
-    let options = Options::default().calls_off(true);
+    let options = Options::default().calls_off(true).forgets(true);
     let report = conformance::run(&*broker, &subject, &options).await;
     let report = report.expect("a report");
 

@@ -3,8 +3,9 @@
 //! What passes here: answered operations, on their way out. Promised: an operation that is
 //! `running` is never removed, nor one that a command may still begin; a command of an operation that
 //! was first sent before what is remembered is not carried out and not answered wrongly but fails with
-//! [`Error::Forgotten`], and so does one that does not tell its age. What is remembered shrinks by at
-//! most two hours an hour: a clock that is wrong for a day does not make us forget everything.
+//! [`Error::Forgotten`], and so does one that does not tell its age. The horizon moves
+//! by at most a day at once, and twice a day: a clock that is wrong for some days does not make us forget
+//! everything.
 //! Not promised: that a shorter retention frees space at once. If we die here, the rest is removed next
 //! time.
 
@@ -25,7 +26,7 @@ const BATCH: i64 = 1_000;
 const BREATH: Duration = Duration::from_millis(50);
 const EVERY: Duration = Duration::from_secs(60 * 60);
 /// The most by which the horizon moves at once, and twice the least time between two moves.
-const STEP: Duration = Duration::from_secs(2 * 60 * 60);
+const STEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Removes barrier rows whose operations were answered longer ago than `retention`, in batches, as far
 /// as the horizon has come. Returns how many. Any number of replicas may do it at once.

@@ -188,3 +188,52 @@ async fn a_question_in_a_batch_is_answered_in_its_order() {
     assert_eq!(answers(&pool, &unknown).await, [tombstoned]);
     assert_eq!(answers(&pool, &late).await, [tombstoned, tombstoned]);
 }
+
+#[tokio::test]
+async fn a_panic_is_told_with_its_text_step_and_saga_and_harms_no_other_command() {
+    let pool = database("batch_panic").await;
+    let (sick, well) = (action(), action());
+    let batch = [command(&sick, "panic"), command(&well, "")];
+    deliver_together(&pool, &batch).await.unwrap_err();
+    // What a consumer does then: halves.
+    deliver_together(&pool, &batch[1..]).await.unwrap();
+    let error = deliver_together(&pool, &batch[..1]).await.unwrap_err();
+    assert!(!error.is_transient());
+    let (reason, saga) = (error.to_string(), sick.saga_id.to_string());
+    for told in ["the roof is gone", "step hold", &saga] {
+        assert!(reason.contains(told), "{told} in {reason}");
+    }
+    assert_eq!(effective(&pool).await, [well.key()]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_or_is_unknown_is_known_without_the_database() {
+    let spoilt: [fn(&mut Received); 5] = [
+        |message| drop(message.headers.remove(wire::SAGA_ID)),
+        |message| {
+            drop(
+                message
+                    .headers
+                    .insert(wire::EXPIRES_AT.into(), "soon".into()),
+            )
+        },
+        |message| message.kind = "trip.unknown.v1".into(),
+        |message| message.payload = Some(b"{\"mood\": 1}".to_vec()),
+        |message| message.payload = None,
+    ];
+    let outside = crate::outside::Outside::new(&[]);
+    for participant in [participant(), outside.participant()] {
+        for operation in [action(), undoing(&action())] {
+            participant.check(&command(&operation, "")).unwrap();
+            for (index, spoil) in spoilt.iter().enumerate() {
+                let mut message = command(&operation, "");
+                spoil(&mut message);
+                if index == 3 && operation.phase == saga::Phase::Compensation {
+                    message.payload = Some(b"[1]".to_vec());
+                }
+                let refused = participant.check(&message);
+                assert!(refused.is_err_and(|error| !error.is_transient()), "{index}");
+            }
+        }
+    }
+}

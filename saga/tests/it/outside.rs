@@ -16,7 +16,7 @@ use sqlx::{PgPool, PgTransaction};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::support::{Do, Doer, Done};
+use crate::support::{Do, Doer, Done, stumbles};
 
 /// How a call goes; when the script is over, well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,11 @@ impl Outside {
 
     /// A participant whose action is this; built anew for each message, as after a crash.
     pub(crate) fn participant(&self) -> Participant {
-        Participant::new("traveller")
+        self.participant_named("traveller".to_owned())
+    }
+
+    pub(crate) fn participant_named(&self, name: String) -> Participant {
+        Participant::new(name)
             .external(self.clone())
             .compensation(Doer)
     }
@@ -183,7 +187,11 @@ impl External for Outside {
         })
     }
 
-    async fn call(&self, context: &Context, _: &Do) -> Result<Called<Uuid>, Error> {
+    async fn call(&self, context: &Context, command: &Do) -> Result<Called<Uuid>, Error> {
+        if command.mood == "stumble" && stumbles(context.op_key) {
+            self.perform(context.op_key);
+            return Err(Error::transient("the line is dead"));
+        }
         let turn = {
             let mut world = self.world.lock().unwrap();
             world.calls.push("call");

@@ -227,6 +227,9 @@ async fn every_table_with_rows_of_a_saga_is_known_to_retention() {
         "barrier",
         "bulk_item",
         "event",
+        // A participant's, as the barrier.
+        "external",
+        "external_command",
         "intervention",
         "lock_claim",
         "pending",

@@ -1,6 +1,6 @@
 //! A trip: hold the money, book a seat, pay, print the ticket. One participant does it all.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 use outbox::{BatchHandler, Payload, Received};
 use saga::{
@@ -83,6 +83,12 @@ impl Payload for Undo {
     const KIND: &'static str = "trip.undo.v1";
 }
 
+/// Whether this is the first time that an operation is tried.
+pub(crate) fn stumbles(op_key: Uuid) -> bool {
+    static TRIED: Mutex<BTreeSet<Uuid>> = Mutex::new(BTreeSet::new());
+    TRIED.lock().unwrap().insert(op_key)
+}
+
 /// Writes a row for each effect, then takes its mood.
 pub(crate) struct Doer;
 
@@ -104,6 +110,10 @@ impl Action for Doer {
             }
             "silent" => Ok(Answer::Silent),
             "fail" => Err(outbox::Error::transient("the roof leaks")),
+            "stumble" if stumbles(context.op_key) => {
+                Err(outbox::Error::transient("the roof leaks"))
+            }
+            "panic" => panic!("the roof is gone"),
             _ => Ok(Answer::Done(Done {
                 step: context.step.clone(),
                 receipt: Uuid::now_v7(),
@@ -152,9 +162,11 @@ pub(crate) fn routes(pool: &PgPool, coordinator: Coordinator) -> axum::Router {
 }
 
 pub(crate) fn participant() -> Participant {
-    Participant::new("traveller")
-        .action(Doer)
-        .compensation(Doer)
+    participant_named("traveller".to_owned())
+}
+
+pub(crate) fn participant_named(name: String) -> Participant {
+    Participant::new(name).action(Doer).compensation(Doer)
 }
 
 /// What was done and undone, in order of writing.

@@ -83,28 +83,22 @@ pub(crate) async fn work(participant: &Participant, pool: &PgPool, item: &Item) 
         })
     };
     let settled = outbox::caught(working).await;
-    let error = match settled.unwrap_or_else(|panic| Err(Unsettled::Failed(panic))) {
+    let put_off = match settled.unwrap_or_else(|panic| Err(Unsettled::Failed(panic))) {
         Ok(()) | Err(Unsettled::Fenced) => return,
-        Err(Unsettled::Waits) => {
-            put_off(pool, item, LOOKED_FOR_EVERY, None).await;
-            return;
+        Err(Unsettled::Waits) => table::wait_for_action(pool, item, LOOKED_FOR_EVERY).await,
+        Err(Unsettled::Failed(error)) => {
+            let pause = match error.is_transient() {
+                true => pause(item),
+                false => LONGEST_BACKOFF,
+            };
+            let reason = error.to_string().replace('\0', "");
+            let reason: String = reason.chars().take(LONGEST_REASON).collect();
+            warn!(error = reason, tries = item.tries, ?pause, "put off");
+            telemetry::external(&operation.step, "put_off");
+            table::postpone(pool, item, pause, &reason).await
         }
-        Err(Unsettled::Failed(error)) => error,
     };
-    let pause = match error.is_transient() {
-        true => pause(item),
-        false => LONGEST_BACKOFF,
-    };
-    let reason: String = error.to_string().chars().take(LONGEST_REASON).collect();
-    let reason = reason.replace('\0', "");
-    warn!(error = reason, tries = item.tries, ?pause, "put off");
-    telemetry::external(&operation.step, "put_off");
-    put_off(pool, item, pause, Some(&reason)).await;
-}
-
-/// Where that fails, the lease ends by itself.
-async fn put_off(pool: &PgPool, item: &Item, pause: Duration, reason: Option<&str>) {
-    if let Err(error) = table::postpone(pool, item, pause, reason).await {
+    if let Err(error) = put_off {
         warn!(%error, "an operation could not be put off: it is tried again when its lease ends");
     }
 }

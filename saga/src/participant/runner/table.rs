@@ -263,12 +263,12 @@ pub(crate) async fn wake_compensation(
     Ok(())
 }
 
-/// Puts a claimed operation off, with the reason if there is one; somebody else's is left alone.
+/// Puts a claimed operation off, with the reason; somebody else's is left alone.
 pub(crate) async fn postpone(
     pool: &PgPool,
     item: &Item,
     pause: Duration,
-    reason: Option<&str>,
+    reason: &str,
 ) -> Result<(), sqlx::Error> {
     let operation = &item.operation;
     sqlx::query!(
@@ -287,6 +287,44 @@ pub(crate) async fn postpone(
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Puts a compensation off until its action has its answer, which wakes it; at most for so long.
+pub(crate) async fn wait_for_action(
+    pool: &PgPool,
+    item: &Item,
+    pause: Duration,
+) -> Result<(), sqlx::Error> {
+    let operation = &item.operation;
+    let mut tx = pool.begin_with(crate::table::BEGIN).await?;
+    // Whoever is settling it is waited for: it found our lease, and woke nobody.
+    let is_running = sqlx::query_scalar!(
+        r#"select 1 as "is_running!" from saga.external
+           where saga_id = $1 and step = $2 and round = $3 and phase = $4
+           for update"#,
+        operation.saga_id,
+        operation.step,
+        operation.round,
+        Phase::Action.as_str()
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .is_some();
+    let pause = if is_running { pause } else { Duration::ZERO };
+    sqlx::query!(
+        "update saga.external
+         set lease = null, next_at = clock_timestamp() + make_interval(secs => $6)
+         where saga_id = $1 and step = $2 and round = $3 and phase = $4 and lease = $5",
+        operation.saga_id,
+        operation.step,
+        operation.round,
+        operation.phase.as_str(),
+        item.lease,
+        pause.as_secs_f64()
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
 }
 
 /// The operations that have no answer yet, the oldest first.

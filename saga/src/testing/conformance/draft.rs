@@ -19,6 +19,8 @@ pub(crate) struct Draft {
     payload: Option<Vec<u8>>,
     attempt: i32,
     lifetime: TimeDelta,
+    /// How long ago its operation was first sent.
+    age: TimeDelta,
     is_probe: bool,
     record_key: String,
     /// Headers written over at the end; without a value they are left out.
@@ -35,6 +37,7 @@ impl Draft {
             payload: Some(request.payload),
             attempt: 1,
             lifetime: TimeDelta::hours(1),
+            age: TimeDelta::zero(),
             is_probe: false,
             spoilt: Vec::new(),
         }
@@ -61,6 +64,14 @@ impl Draft {
     pub(crate) fn expired(mut self) -> Self {
         self.lifetime = -self.lifetime;
         self
+    }
+
+    /// Another attempt, at what was first sent ten years ago.
+    pub(crate) fn long_begun(&self) -> Self {
+        Self {
+            age: TimeDelta::days(3653),
+            ..self.again()
+        }
     }
 
     /// Asks what became of it.
@@ -114,7 +125,7 @@ impl Draft {
             attempt: self.attempt,
             reply_topic: reply_topic.to_owned(),
             expires_at: Utc::now() + self.lifetime,
-            begun_at: Some(Utc::now()),
+            begun_at: Some(Utc::now() - self.age),
             probe: self.is_probe,
         };
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);

@@ -43,6 +43,12 @@ words! {
         ProbeOfUnknown = "probe_of_unknown",
         /// Many sagas' actions, compensations and probes, some of them repeated, shuffled by seed.
         Storm = "storm",
+        /// An action that errs after its effect is tried again until it has succeeded, once.
+        ActionStumbles = "action_stumbles",
+        /// The same with its compensation on another record key: nothing of it remains.
+        StumblingCompensated = "stumbling_compensated",
+        /// What was first sent before anything that it remembers is neither carried out nor answered.
+        LongBegun = "long_begun",
         /// A kind it does not know is not answered, and does not hold up what follows.
         UnknownKind = "unknown_kind",
         /// Nor is a command without one of its headers.
@@ -57,6 +63,12 @@ words! {
 }
 
 impl Case {
+    /// Whether it needs an action that stumbles.
+    #[must_use]
+    pub fn stumbles(self) -> bool {
+        matches!(self, Self::ActionStumbles | Self::StumblingCompensated)
+    }
+
     /// Whether it asks what became of an operation.
     #[must_use]
     pub fn probes(self) -> bool {

@@ -64,11 +64,16 @@ impl Room<'_> {
         };
         let (subject, step) = (self.subject, self.subject.step.as_str());
         let undo = subject.ask_compensation(id)?;
+        let stumbling = match subject.stumbles() {
+            true => subject.ask_stumbling(id)?,
+            false => subject.ask_action(id)?,
+        };
         Ok(Saga {
             room: self,
             id,
             action: draft(step, Phase::Action, subject.ask_action(id)?),
             refused: draft(step, Phase::Action, subject.ask_refused(id)?),
+            stumbling: draft(step, Phase::Action, stumbling),
             compensation: draft(step, Phase::Compensation, undo.clone()),
             fence: draft(FENCE, Phase::Compensation, undo),
         })
@@ -85,6 +90,7 @@ pub(crate) struct Saga<'a> {
     pub(crate) id: Uuid,
     pub(crate) action: Draft,
     pub(crate) refused: Draft,
+    pub(crate) stumbling: Draft,
     pub(crate) compensation: Draft,
     fence: Draft,
 }

@@ -44,7 +44,10 @@ async fn try_all(room: &Room<'_>) -> Result<Report, Error> {
     };
     let mut is_silent = false;
     for case in Case::ALL {
-        if case.probes() && !room.options.probe {
+        let is_left_out = case.probes() && !room.options.probe
+            || case.stumbles() && !room.subject.stumbles()
+            || *case == Case::LongBegun && !room.options.forgets;
+        if is_left_out {
             continue;
         }
         let result = match is_silent {

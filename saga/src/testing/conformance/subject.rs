@@ -57,6 +57,7 @@ pub struct Subject {
     pub(crate) step: String,
     action: Option<Ask>,
     refused: Option<Ask>,
+    stumbling: Option<Ask>,
     compensation: Option<Ask>,
     effects: Option<Count>,
 }
@@ -71,6 +72,7 @@ impl Subject {
             step: "conformance".to_owned(),
             action: None,
             refused: None,
+            stumbling: None,
             compensation: None,
             effects: None,
         }
@@ -95,6 +97,15 @@ impl Subject {
     #[must_use]
     pub fn refused(mut self, ask: impl Fn(Uuid) -> Request + Send + Sync + 'static) -> Self {
         self.refused = Some(Box::new(ask));
+        self
+    }
+
+    /// Asks for the same action in a way that fails with an error **after** it took effect, the first
+    /// time at least, and succeeds when it is tried again. Without it nobody sees whether what is
+    /// written before an error is rolled back, or found again, with the row of the barrier.
+    #[must_use]
+    pub fn stumbling(mut self, ask: impl Fn(Uuid) -> Request + Send + Sync + 'static) -> Self {
+        self.stumbling = Some(Box::new(ask));
         self
     }
 
@@ -126,6 +137,14 @@ impl Subject {
 
     pub(crate) fn ask_refused(&self, saga_id: Uuid) -> Result<Request, Error> {
         asked(&self.refused, "refused", saga_id)
+    }
+
+    pub(crate) fn stumbles(&self) -> bool {
+        self.stumbling.is_some()
+    }
+
+    pub(crate) fn ask_stumbling(&self, saga_id: Uuid) -> Result<Request, Error> {
+        asked(&self.stumbling, "stumbling", saga_id)
     }
 
     pub(crate) fn ask_compensation(&self, saga_id: Uuid) -> Result<Request, Error> {
@@ -163,6 +182,7 @@ pub struct Options {
     pub(crate) seed: u64,
     pub(crate) probe: bool,
     pub(crate) calls_off: bool,
+    pub(crate) forgets: bool,
 }
 
 impl Default for Options {
@@ -174,6 +194,7 @@ impl Default for Options {
             seed: Uuid::now_v7().as_u64_pair().1,
             probe: true,
             calls_off: false,
+            forgets: false,
         }
     }
 }
@@ -215,6 +236,15 @@ impl Options {
     #[must_use]
     pub fn calls_off(mut self, calls_off: bool) -> Self {
         self.calls_off = calls_off;
+        self
+    }
+
+    /// Whether the participant has removed old rows from its barrier, or might have: it knows from when
+    /// on it remembers. By default no. Then it is asked for operations that were first sent ten years
+    /// ago.
+    #[must_use]
+    pub fn forgets(mut self, forgets: bool) -> Self {
+        self.forgets = forgets;
         self
     }
 }

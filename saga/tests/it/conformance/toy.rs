@@ -51,6 +51,12 @@ pub(crate) enum Flaw {
     AnswersGarbage,
     DiesOfGarbage,
     BlocksKeys,
+    /// Its row is committed, and then the business fails.
+    CommitsTheRowFirst,
+    /// What is outside is called before anything says so.
+    CallsBeforeItNotes,
+    /// It has forgotten, and does not know.
+    HasNoHorizon,
 }
 
 const DO: &str = "toy.do.v1";
@@ -86,6 +92,8 @@ impl Toy {
             seen: HashSet::new(),
             blocked: HashSet::new(),
             begun: Vec::new(),
+            claimed: HashSet::new(),
+            called: Vec::new(),
             receipts: 0,
         };
         let stop = CancellationToken::new();
@@ -118,6 +126,7 @@ impl Toy {
         Subject::new(&self.commands, &self.replies)
             .action(asking(DO, "willing"))
             .refused(asking(DO, "unwilling"))
+            .stumbling(asking(DO, "stumbling"))
             .compensation(asking(UNDO, ""))
     }
 
@@ -143,6 +152,7 @@ struct Asked {
     kind: String,
     reply_topic: String,
     expires_at: DateTime<Utc>,
+    begun_at: DateTime<Utc>,
     is_probe: bool,
 }
 
@@ -162,6 +172,10 @@ struct Machine {
     /// Actions that found nothing in the barrier and are not carried out yet; see
     /// [`Flaw::LooksThenActs`].
     begun: Vec<Asked>,
+    /// Rows without an answer; see [`Flaw::CommitsTheRowFirst`].
+    claimed: HashSet<Operation>,
+    /// Done outside, and not noted; see [`Flaw::CallsBeforeItNotes`].
+    called: Vec<Asked>,
     receipts: u64,
 }
 
@@ -185,7 +199,8 @@ impl Machine {
                 let _ = joined.send(());
             }
             let Some(record) = subscription.poll(Duration::from_millis(20)).unwrap() else {
-                for (asked, answer) in self.finish(|_| true) {
+                let tried_again = self.try_again();
+                for (asked, answer) in self.finish(|_| true).into_iter().chain(tried_again) {
                     self.reply(producer, &asked, &answer);
                 }
                 continue;
@@ -229,6 +244,10 @@ impl Machine {
                 true => Taken::Answered(asked, refused("unknown_kind")),
                 false => self.pass_over(key),
             };
+        }
+        let horizon = Utc::now() - chrono::TimeDelta::days(365);
+        if asked.begun_at < horizon && !self.has(Flaw::HasNoHorizon) {
+            return self.pass_over(key);
         }
         let payload = record.payload.as_deref().unwrap_or_default();
         let body: Option<Value> = serde_json::from_slice(payload).ok();
@@ -286,6 +305,7 @@ impl Machine {
             kind: header("ce_type", None)?,
             reply_topic: header("saga-reply-topic", None)?,
             expires_at: header("saga-expires-at", None)?.parse().ok()?,
+            begun_at: header("saga-begun-at", None)?.parse().ok()?,
             is_probe: text(record, "saga-probe").as_deref() == Some("true"),
         };
         Some(asked)
@@ -307,6 +327,9 @@ impl Machine {
         if let Some(stored) = self.stored(&row) {
             return self.repeated(asked, stored);
         }
+        if self.claimed.contains(&row) {
+            return None;
+        }
         if asked.is_probe && !self.has(Flaw::TakesProbesForActions) {
             if !self.has(Flaw::ProbesLeaveNothing) {
                 self.barrier.insert(row, tombstoned());
@@ -324,11 +347,33 @@ impl Machine {
             }
             return Some(answer);
         }
+        if mood == "stumbling" && self.has(Flaw::CommitsTheRowFirst) {
+            // Whoever comes again finds it, and no answer.
+            self.claimed.insert(row);
+            return None;
+        }
+        if mood == "stumbling" && self.has(Flaw::CallsBeforeItNotes) {
+            self.execute(asked);
+            self.called.push(asked.clone());
+            return None;
+        }
         if self.has(Flaw::LooksThenActs) {
             self.begun.push(asked.clone());
             return None;
         }
         Some(self.carry_out(asked))
+    }
+
+    /// What was called and failed: the outside knows it by its key.
+    fn try_again(&mut self) -> Vec<(Asked, Answer)> {
+        let called = std::mem::take(&mut self.called);
+        let tried = called.into_iter().map(|asked| {
+            let row = self.row(&asked.operation);
+            let answer = self.stored(&row).unwrap_or_else(|| self.receipt());
+            self.barrier.insert(row, answer.clone());
+            (asked, answer)
+        });
+        tried.collect()
     }
 
     /// Carries out what was begun.

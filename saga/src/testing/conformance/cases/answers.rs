@@ -54,6 +54,15 @@ pub(crate) async fn new_round_after_refusal(room: &Room<'_>) -> Tried {
     saga.effects(1, 1).await
 }
 
+pub(crate) async fn action_stumbles(room: &Room<'_>) -> Tried {
+    let saga = room.saga()?;
+    let (action, again) = (&saga.stumbling, saga.stumbling.again());
+    saga.ask(action, Outcome::Succeeded).await?;
+    room.send(&[&again]).await?;
+    saga.answered(action, Outcome::Succeeded, 2).await?;
+    saga.effects(1, 1).await
+}
+
 /// What was refused and why, if it can be read.
 pub(crate) fn refusal(reply: &Reply) -> Result<Refusal, Stop> {
     let payload = reply.payload.as_deref().unwrap_or_default();

@@ -92,3 +92,23 @@ pub(crate) async fn compensation_never_expires(room: &Room<'_>) -> Tried {
     saga.ask(&late, Outcome::Compensated).await?;
     saga.effects(1, 0).await
 }
+
+/// Each is followed by the whole action, which succeeds as if it were the first.
+pub(crate) async fn long_begun(room: &Room<'_>) -> Tried {
+    for spoilt in 0..3 {
+        let saga = room.saga()?;
+        let long_begun = match spoilt {
+            0 => saga.action.long_begun(),
+            1 => saga.compensation.long_begun(),
+            _ if room.options.probe => saga.action.probe().long_begun(),
+            _ => continue,
+        };
+        room.send(&[&long_begun]).await?;
+        // In one batch with the action it would find that.
+        saga.fence().await?;
+        saga.heard_only(0).await?;
+        saga.ask(&saga.action.again(), Outcome::Succeeded).await?;
+        saga.effects(1, 1).await?;
+    }
+    Ok(())
+}

@@ -21,6 +21,20 @@ pub(crate) async fn raced_across_partitions(room: &Room<'_>) -> Tried {
     race(room, Draft::astray).await
 }
 
+/// Between two tries of the action its compensation comes, or before, or after.
+pub(crate) async fn stumbling_compensated(room: &Room<'_>) -> Tried {
+    let sagas = sagas(room)?;
+    let undos = sagas.iter().map(|saga| saga.compensation.clone().astray());
+    let undos: Vec<Draft> = undos.collect();
+    let actions: Vec<&Draft> = sagas.iter().map(|saga| &saga.stumbling).collect();
+    room.send(&actions).await?;
+    room.send(&undos.iter().collect::<Vec<_>>()).await?;
+    for saga in &sagas {
+        consistent(saga, PAIR).await?;
+    }
+    Ok(())
+}
+
 /// Half of the sagas send the action first, half the compensation.
 async fn race(room: &Room<'_>, sent_as: impl Fn(Draft) -> Draft) -> Tried {
     let sagas = sagas(room)?;
