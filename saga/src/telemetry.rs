@@ -28,6 +28,9 @@
 //! | `saga_retention_forgotten_total` | counter | — | ended sagas removed with their history |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
 //! | `saga_external_total` | counter | step, answer | what effects outside of the database answered when called, probed or revoked |
+//! | `saga_external_running` | gauge | participant | operations with something outside of the database that have no answer yet, up to 100,000 |
+//! | `saga_external_failing` | gauge | participant | those of them whose last try came to nothing |
+//! | `saga_external_oldest_seconds` | gauge | participant | how long ago the oldest of them began; 0 if there is none |
 //! | `saga_barrier_forgotten_total` | counter | — | barrier rows removed by retention |
 //!
 //! Counted when decided, inside the transaction: one that is rolled back and redone counts twice.
@@ -41,6 +44,7 @@
 //! | `saga.intervention` | one intervention of a person |
 //! | `saga.bulk` | the turn of one saga of a bulk operation |
 //! | `saga.command` | one command at a participant |
+//! | `saga.external` | one try at an operation with something outside of the database |
 //!
 //! `saga.replies` (a batch), `saga.timers`, `saga.grants` and `saga.pending` (a look at what is due,
 //! granted, kept) are of level *debug*: they stand beside log lines and are not exported.

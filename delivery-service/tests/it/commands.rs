@@ -1,6 +1,7 @@
 //! What sagas ask.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::room::{Order, Room};
 
@@ -138,4 +139,48 @@ async fn handing_over_what_is_not_scheduled_is_refused() {
     let room = Room::open().await;
     let answer = room.answer(&Order::to("10115").hand_over(1)).await;
     assert_eq!(answer.payload["code"], "no_delivery");
+}
+
+#[tokio::test]
+async fn batches_that_need_the_same_days_in_opposite_order_do_not_deadlock() {
+    let room = Arc::new(Room::open().await);
+    room.capacity(2).await;
+    let orders = [(); 4].map(|()| Order::to("10115"));
+    for order in &orders {
+        room.answer(&order.schedule()).await;
+    }
+    // Two on the first day, two on the second.
+    let [first, also_first, second, also_second] = orders;
+    // Each batch would have one day and wait here before it wants the other one's.
+    let mut between = room.pool.begin().await.expect("a transaction");
+    sqlx::query("select from deliveries.delivery where order_id in ($1, $2) for update")
+        .bind(second.order_id)
+        .bind(also_first.order_id)
+        .execute(&mut *between)
+        .await
+        .expect("a lock");
+    let batches = [
+        [first.cancel(), second.cancel()],
+        [also_second.cancel(), also_first.cancel()],
+    ];
+    let batches = batches.map(|batch| {
+        let room = room.clone();
+        tokio::spawn(async move { room.deliver_all(&batch).await })
+    });
+    testbed::until(Duration::from_secs(30), "two batches that wait", || async {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&room.pool)
+        .await
+        .expect("a count");
+        (waiting == 2).then_some(())
+    })
+    .await;
+    between.commit().await.expect("let go");
+    for batch in batches {
+        batch.await.expect("no panic").expect("no deadlock");
+    }
+    assert_eq!(room.taken().await, 0);
 }

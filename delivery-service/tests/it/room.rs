@@ -56,6 +56,13 @@ impl Room {
         Ok(Some(Answer { outcome, payload }))
     }
 
+    /// Delivers a batch, in one transaction.
+    pub(crate) async fn deliver_all(&self, batch: &[Received]) -> Result<(), Error> {
+        let mut tx = self.pool.begin().await?;
+        self.participant.handle_batch(&mut tx, batch).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// As [`Room::deliver`], for a command that is answered.
     pub(crate) async fn answer(&self, command: &Received) -> Answer {
         let answer = self.deliver(command).await.expect("no error");

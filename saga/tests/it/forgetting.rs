@@ -278,3 +278,40 @@ async fn the_loop_forgets_at_once_and_stops_when_it_should() {
     stop.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn however_often_an_action_is_sent_again_its_command_says_when_it_was_sent_first() {
+    let (orders, services) = (
+        database("begun_orders").await,
+        database("begun_services").await,
+    );
+    start(&coordinator(), &orders, &Trip::default()).await;
+    // It waited for a person, say.
+    sqlx::query("update saga.event set recorded_at = recorded_at - interval '20 days'")
+        .execute(&orders)
+        .await
+        .unwrap();
+    let timers = coordinator().timers(orders.clone());
+    for _overdue_then_again in 0..2 {
+        make_due(&orders, None).await;
+        timers.run_once().await.unwrap();
+    }
+    let commands = sent(&orders, "trip.commands").await;
+    let [first, again] = &commands[..] else {
+        panic!("{} commands", commands.len())
+    };
+    let [first, again] = [first, again].map(|sent| saga::wire::Command::parse(sent).unwrap());
+    let now = chrono::Utc::now();
+    assert_eq!((first.attempt, again.attempt), (1, 2));
+    assert!(first.begun_at.unwrap() > now - DAY && again.expires_at > now);
+    let age = now - again.begun_at.unwrap();
+    assert!(
+        (age - chrono::TimeDelta::days(20)).abs() < chrono::TimeDelta::days(1),
+        "{age}"
+    );
+    // Which took effect there, and was forgotten.
+    settle_horizon(&services).await;
+    let error = take(&services, &commands[1]).await.unwrap_err();
+    assert!(error.to_string().contains("forgotten"), "{error}");
+    assert!(effects(&services).await.is_empty());
+}
