@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, mpsc as signal},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -58,6 +58,9 @@ pub(crate) enum Flaw {
     /// It has forgotten, and does not know.
     HasNoHorizon,
 }
+
+/// Before what failed outside is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
 
 const DO: &str = "toy.do.v1";
 const UNDO: &str = "toy.undo.v1";
@@ -175,7 +178,7 @@ struct Machine {
     /// Rows without an answer; see [`Flaw::CommitsTheRowFirst`].
     claimed: HashSet<Operation>,
     /// Done outside, and not noted; see [`Flaw::CallsBeforeItNotes`].
-    called: Vec<Asked>,
+    called: Vec<(Instant, Asked)>,
     receipts: u64,
 }
 
@@ -354,7 +357,7 @@ impl Machine {
         }
         if mood == "stumbling" && self.has(Flaw::CallsBeforeItNotes) {
             self.execute(asked);
-            self.called.push(asked.clone());
+            self.called.push((Instant::now(), asked.clone()));
             return None;
         }
         if self.has(Flaw::LooksThenActs) {
@@ -364,10 +367,15 @@ impl Machine {
         Some(self.carry_out(asked))
     }
 
-    /// What was called and failed: the outside knows it by its key.
+    /// What was called and failed: the outside knows it by its key. Its pause lasts until its
+    /// compensation has been here, or some seconds.
     fn try_again(&mut self) -> Vec<(Asked, Answer)> {
         let called = std::mem::take(&mut self.called);
-        let tried = called.into_iter().map(|asked| {
+        let (now, later) = called.into_iter().partition(|(at, asked)| {
+            at.elapsed() > PAUSE || self.stored(&self.row(&asked.operation)).is_some()
+        });
+        self.called = later;
+        let tried = Vec::into_iter(now).map(|(_, asked)| {
             let row = self.row(&asked.operation);
             let answer = self.stored(&row).unwrap_or_else(|| self.receipt());
             self.barrier.insert(row, answer.clone());

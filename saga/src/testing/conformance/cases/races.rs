@@ -26,9 +26,9 @@ pub(crate) async fn stumbling_compensated(room: &Room<'_>) -> Tried {
     let sagas = sagas(room)?;
     let undos = sagas.iter().map(|saga| saga.compensation.clone().astray());
     let undos: Vec<Draft> = undos.collect();
-    let actions: Vec<&Draft> = sagas.iter().map(|saga| &saga.stumbling).collect();
-    room.send(&actions).await?;
-    room.send(&undos.iter().collect::<Vec<_>>()).await?;
+    let actions = sagas.iter().map(|saga| &saga.stumbling);
+    let drafts: Vec<&Draft> = actions.chain(&undos).collect();
+    room.send(&drafts).await?;
     for saga in &sagas {
         consistent(saga, PAIR).await?;
     }
