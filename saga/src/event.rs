@@ -60,6 +60,15 @@ pub enum Answer {
     },
     /// The action was refused and nothing of it remains.
     Failed(Refusal),
+    /// The action was refused, and why cannot be read.
+    Unreadable {
+        /// The payload's kind.
+        kind: String,
+        /// The payload, as it came.
+        payload: Vec<u8>,
+        /// Where it cannot be read, without the content.
+        reason: String,
+    },
     /// The compensation undid the action.
     Compensated,
     /// The compensation found nothing to undo.
@@ -74,7 +83,7 @@ impl Answer {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Succeeded { .. } => Outcome::Succeeded,
-            Self::Failed(_) => Outcome::Failed,
+            Self::Failed(_) | Self::Unreadable { .. } => Outcome::Failed,
             Self::Compensated => Outcome::Compensated,
             Self::NullCompensated => Outcome::NullCompensated,
             Self::Tombstoned => Outcome::Tombstoned,
@@ -87,7 +96,7 @@ impl Answer {
         let mut hasher = Sha256::new();
         hasher.update(self.outcome().as_str());
         match self {
-            Self::Succeeded { kind, payload } => {
+            Self::Succeeded { kind, payload } | Self::Unreadable { kind, payload, .. } => {
                 hasher.update((kind.len() as u64).to_be_bytes());
                 hasher.update(kind);
                 hasher.update(payload);
@@ -318,7 +327,8 @@ pub enum Event {
     },
     /// The saga cannot go on without a person.
     Parked {
-        /// Because of which step.
+        /// Because of which step; empty where the whole saga is stopped, because its row, a reply or
+        /// a timer could not be decided.
         step: String,
         /// Why, for a person.
         reason: String,

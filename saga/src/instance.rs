@@ -94,6 +94,9 @@ words! {
         LateReply = "late_reply",
         /// Parked: a person.
         Person = "person",
+        /// The relay, which has not sent the command yet. Only shown: to the decisions it is the answer
+        /// that the saga waits for.
+        Relay = "relay",
     }
 }
 
@@ -119,7 +122,8 @@ pub struct Waiting {
     /// For what.
     #[serde(rename = "for")]
     pub what: WaitingFor,
-    /// Of which step; for a lock, the resource; empty for a paused saga that would send something.
+    /// Of which step; for a lock, the resource; empty for a paused saga that would send something,
+    /// and for one that is parked as a whole.
     pub step: String,
     /// Forwards or back.
     pub phase: Phase,
@@ -127,6 +131,19 @@ pub struct Waiting {
     pub round: i32,
     /// The attempt under way, or the one to be made next.
     pub attempt: i32,
+}
+
+impl Waiting {
+    /// No step of it waits for anything.
+    fn for_a_person() -> Self {
+        Self {
+            what: WaitingFor::Person,
+            step: String::new(),
+            phase: Phase::Action,
+            round: 0,
+            attempt: 0,
+        }
+    }
 }
 
 /// Where one step stands.
@@ -218,6 +235,10 @@ pub struct Instance {
     pub reason: Option<String>,
     /// Why it is parked, for a person.
     pub parked_reason: Option<String>,
+    /// Whether it is parked as a whole, because its row, a reply or a timer could not be decided:
+    /// nothing is decided about it until a person retries, cancels or abandons it.
+    #[serde(default)]
+    pub stopped: bool,
     /// What it knows, every reply folded in.
     pub data: Value,
     /// Where each step stands, in the definition's order.
@@ -270,6 +291,7 @@ impl Instance {
             late: false,
             reason: None,
             parked_reason: None,
+            stopped: false,
             data: data.clone(),
             steps: steps.iter().map(|name| StepState::pending(name)).collect(),
             locks: Vec::new(),
@@ -363,14 +385,19 @@ impl Instance {
                     true => WaitingFor::LateReply,
                     false => WaitingFor::Person,
                 };
+                self.stopped |= step.is_empty();
                 self.on_step(step, |step| step.waiting = Some(what));
             }
             Event::Resumed => {
-                self.status = match self.reason {
-                    Some(_) => Status::Compensating,
-                    None => Status::Running,
-                };
-                self.parked_reason = None;
+                let stopped = std::mem::take(&mut self.stopped);
+                // What kept it parked before it was stopped still does.
+                if !(stopped && self.has_stuck_step()) {
+                    self.status = match self.reason {
+                        Some(_) => Status::Compensating,
+                        None => Status::Running,
+                    };
+                    self.parked_reason = None;
+                }
             }
             Event::Intervened { operation, .. } => match operation {
                 OperationName::Pause => self.paused = true,
@@ -436,6 +463,9 @@ impl Instance {
         if self.status.is_terminal() {
             return None;
         }
+        if self.stopped {
+            return Some(Waiting::for_a_person());
+        }
         let stuck = self.steps.iter().find(|step| is_stuck(step));
         let lock = self.locks.iter().find(|lock| !lock.held);
         let waiting = self.steps.iter().find(|step| step.waiting.is_some());
@@ -455,13 +485,7 @@ impl Instance {
                 attempt: 0,
             },
             // Paused before it could send anything.
-            (None, None, None) => Waiting {
-                what: WaitingFor::Person,
-                step: String::new(),
-                phase: Phase::Action,
-                round: 0,
-                attempt: 0,
-            },
+            (None, None, None) => Waiting::for_a_person(),
         })
     }
 
@@ -496,6 +520,7 @@ impl Instance {
     fn end(&mut self, status: Status) {
         self.status = status;
         self.parked_reason = None;
+        self.stopped = false;
         self.paused = false;
         self.locks.clear();
         self.steps.iter_mut().for_each(|step| step.waiting = None);

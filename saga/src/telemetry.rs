@@ -10,7 +10,7 @@
 //! | `saga_step_outcomes_total` | counter | definition, step, phase, outcome | settled operations |
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
-//! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions |
+//! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions, or until their sagas are resumed |
 //! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
@@ -63,6 +63,11 @@ pub(crate) fn stream_opened() {
 /// It does not any more.
 pub(crate) fn stream_closed() {
     gauge!("saga_streams_open").decrement(1.0);
+}
+
+/// A saga was parked as a whole.
+pub(crate) fn stopped(definition: String) {
+    counter!("saga_parked_total", "definition" => definition).increment(1);
 }
 
 /// Counts what a decision recorded.

@@ -146,6 +146,7 @@ pub(crate) async fn list(
             ("lock", "a lock"),
             ("late_reply", "a late answer"),
             ("person", "a person"),
+            ("relay", "the relay"),
         ],
         stuck: ["10s", "1m", "10m", "1h", "1d"],
         chips: Chips::of(&filter, None),

@@ -6,6 +6,7 @@
 //! is sent once; that is the barrier's part. If we die here, the transaction is rolled back and
 //! whoever gets the same reply or timer next takes the turn.
 
+mod stop;
 mod turns;
 
 use std::{
@@ -33,7 +34,8 @@ use crate::{
     timers::Timers,
 };
 
-pub(crate) use turns::Turns;
+pub(crate) use stop::stop;
+pub(crate) use turns::{Failed, Turns};
 
 /// Steers the sagas of its definitions. Cheap to clone; any number of replicas may run.
 #[derive(Clone)]
@@ -134,7 +136,8 @@ impl Coordinator {
         data: Value,
     ) -> Result<Instance, Error> {
         let defined = self.newest(definition)?;
-        let (instance, decision) = decide::start(&defined.plan, saga_id, business_key, &data)?;
+        let start = || decide::start(&defined.plan, saga_id, business_key, &data);
+        let (instance, decision) = outbox::caught_in(start)?;
         let claims = claims_of(&decision.effects, saga_id);
         let timers = turns::timers_of(&decision.effects);
         let events = &decision.events;

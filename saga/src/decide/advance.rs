@@ -17,7 +17,7 @@ impl<'a> Turn<'a> {
     /// to come first: a step of this stage, a lock, a person.
     pub(crate) fn advance(&mut self) -> Result<(), Error> {
         let now = &self.now;
-        if now.status.is_terminal() || now.paused || now.has_stuck_step() {
+        if now.status.is_terminal() || now.paused || now.stopped || now.has_stuck_step() {
             return Ok(());
         }
         match now.status {

@@ -10,7 +10,10 @@ use crate::{
 /// and a compensation may not refuse.
 pub(crate) fn fits(phase: Phase, answer: &Answer) -> bool {
     match answer {
-        Answer::Succeeded { .. } | Answer::Failed(_) | Answer::Tombstoned => phase == Phase::Action,
+        Answer::Succeeded { .. }
+        | Answer::Failed(_)
+        | Answer::Unreadable { .. }
+        | Answer::Tombstoned => phase == Phase::Action,
         Answer::Compensated | Answer::NullCompensated => phase == Phase::Compensation,
     }
 }

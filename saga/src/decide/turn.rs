@@ -37,6 +37,15 @@ impl<'a> Turn<'a> {
                     return Ok(());
                 }
             },
+            Answer::Unreadable { kind, reason, .. } => {
+                let error = Error::Reply {
+                    step: step.name.clone(),
+                    kind: kind.clone(),
+                    reason: reason.clone(),
+                };
+                self.unreadable(step, reply, &error);
+                return Ok(());
+            }
             _ => None,
         };
         self.resume_after(&step.name);
@@ -47,6 +56,7 @@ impl<'a> Turn<'a> {
                 self.succeeded(step, round, data.unwrap_or_default(), answer);
             }
             Answer::Failed(refusal) => self.failed(step, round, refusal, answer.digest()),
+            Answer::Unreadable { .. } => {}
             // The participant will never carry it out: as good as a refusal.
             Answer::Tombstoned => self.failed(step, round, &tombstoned(step), answer.digest()),
             Answer::Compensated => self.undone(step, round),
@@ -119,7 +129,9 @@ impl<'a> Turn<'a> {
             WaitingFor::Backoff | WaitingFor::Round => {
                 self.send(step, due.phase, due.round, due.attempt)
             }
-            WaitingFor::LateReply | WaitingFor::Person | WaitingFor::Lock => Ok(()),
+            WaitingFor::LateReply | WaitingFor::Person | WaitingFor::Lock | WaitingFor::Relay => {
+                Ok(())
+            }
         }
     }
 

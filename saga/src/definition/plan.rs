@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Error, locks::Claim};
+use crate::{Error, locks::Claim, operation::Phase};
 
 /// Makes a command's payload from the saga's data.
 pub(crate) type Encode = Arc<dyn Fn(&Value) -> Result<Vec<u8>, String> + Send + Sync>;
@@ -118,6 +118,16 @@ impl PlanStep {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long an attempt may take.
+    pub(crate) fn timeout_of(&self, phase: Phase) -> Duration {
+        match (&self.class, phase) {
+            (Class::Compensatable(undo), Phase::Compensation) => {
+                undo.timeout.unwrap_or(self.timeout)
+            }
+            _ => self.timeout,
+        }
     }
 
     /// What a failure of it means.
