@@ -72,7 +72,8 @@ impl Timers {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut pause = SHORTEST_PAUSE;
         while !shutdown.is_cancelled() {
-            pause = match self.look(self.since()).await {
+            // Nothing of one item's panics that far; if anything does, it ends this look alone.
+            pause = match outbox::caught(self.look(self.since())).await {
                 Ok(Fired::Some(_) | Fired::Postponed) => {
                     pause = SHORTEST_PAUSE;
                     continue;

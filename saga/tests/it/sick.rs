@@ -14,6 +14,7 @@ use saga::{
     Coordinator, Definition, Fired, Status,
     event::{Event, IgnoredBecause},
     intervention::What,
+    operator::allowed_operations,
     wire::Outcome,
 };
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -492,6 +493,42 @@ async fn a_saga_that_is_parked_as_a_whole_can_be_abandoned_and_its_reply_is_igno
         matches!(last, Event::Ignored { reason: why, .. } if why == reason),
         "{last:?}"
     );
+}
+
+#[tokio::test]
+async fn a_saga_that_is_parked_as_a_whole_may_be_cancelled_and_its_late_answer_changes_nothing() {
+    let orders = database("orders").await;
+    let id = start(&coordinator(), &orders, &Trip::default()).await.id;
+    let before = set(&orders, id, "tags", r#"{"a":1}"#).await;
+    reply(&orders, &coordinator(), id, Outcome::Succeeded).await;
+    set(&orders, id, "tags", &before).await;
+    let stopped = instance(&orders, id).await;
+    assert!(stopped.stopped, "{stopped:?}");
+    let allowed = allowed_operations(&coordinator(), &stopped).into_iter();
+    let allowed: Vec<_> = allowed
+        .filter(|o| o.allowed)
+        .map(|o| o.name.as_str())
+        .collect();
+    let expected = [
+        "pause",
+        "resume",
+        "cancel",
+        "retry",
+        "complete_step",
+        "abandon",
+    ];
+    assert_eq!(allowed, expected);
+    done(&orders, &coordinator(), id, What::Cancel {}).await;
+    let timers = coordinator().timers(orders.clone());
+    assert_eq!(
+        timers.run_once().await.unwrap(),
+        Fired::Some(1),
+        "what was kept"
+    );
+    assert_eq!(instance(&orders, id).await.status, Status::Compensating);
+    reply(&orders, &coordinator(), id, Outcome::Compensated).await;
+    assert_eq!(instance(&orders, id).await.status, Status::Compensated);
+    assert_eq!(count(&orders, "saga.pending").await, 0);
 }
 
 #[tokio::test]

@@ -497,3 +497,67 @@ async fn a_command_that_was_sent_is_overdue_when_its_time_is_over() {
         assert_eq!(timeouts(&orders, saga.id).await, 1);
     }
 }
+
+#[tokio::test]
+async fn a_timer_that_turns_out_to_be_long_overdue_fires_too() {
+    let orders = database("orders").await;
+    let saga = start(&coordinator(), &orders, &Trip::default()).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(coordinator().timers(orders.clone()).run(shutdown.clone()));
+    for attempt in 1..=2 {
+        // Nothing is due for a while, so only what has become due since is looked at.
+        make_due(&orders, None).await;
+        testbed::until(PATIENCE, "the timer", || async {
+            let told = history(&orders, saga.id).await.len();
+            (told >= 3 + attempt).then_some(())
+        })
+        .await;
+    }
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_looked_at_is_not_walked_over_again() {
+    let orders = database("orders").await;
+    start(&coordinator(), &orders, &Trip::default()).await;
+    // An old snapshot keeps every index entry that ever stood there.
+    let mut old = orders
+        .begin_with("begin isolation level repeatable read")
+        .await
+        .unwrap();
+    sqlx::query("select pg_current_xact_id()")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "do $$ begin
+             for i in 1..3000 loop
+                 update saga.instance set look_at = now() - interval '1 hour' + i * interval '1 ms';
+             end loop;
+             update saga.instance set look_at = now() + interval '1 hour';
+         end $$",
+    )
+    .execute(&orders)
+    .await
+    .unwrap();
+    let mut session = orders.acquire().await.unwrap();
+    sqlx::query("set enable_seqscan = off")
+        .execute(&mut *session)
+        .await
+        .unwrap();
+    let mut blocks = Vec::new();
+    for since in ["'-infinity'", "now() - interval '1 second'"] {
+        let sql = format!(
+            "explain (analyze, buffers, format json)
+             select min(look_at) from saga.instance where look_at >= {since}"
+        );
+        let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&mut *session)
+            .await
+            .unwrap();
+        blocks.push(plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap());
+    }
+    assert!(blocks[1] * 10 < blocks[0], "{blocks:?}");
+    old.rollback().await.unwrap();
+}
