@@ -64,7 +64,7 @@ struct Page {
     bulk: String,
     live: bool,
     fields: [Field; 4],
-    waits: [(&'static str, &'static str); 7],
+    waits: [(&'static str, &'static str); 8],
     stuck: [&'static str; 5],
     chips: Chips,
     rows: Rows,
