@@ -10,10 +10,7 @@
 //! time; where that is not possible, in an update, conditions that are always true let the planner
 //! expect one row.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -307,13 +304,12 @@ pub(crate) async fn load_for_update(
 ) -> Result<Vec<Loaded>, Error> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
-    let asked = Instant::now();
     let rows = sqlx::query_as!(
         Row,
         r#"select i.id, i.definition, i.version, i.hash, i.business_key, i.tags, i.status, i.paused,
                   i.late, i.reason, i.parked_reason, i.data, i.steps::text as "steps!",
                   i.locks::text as "locks!", i.timers::text as "timers!", i.look_at, i.seq,
-                  statement_timestamp() as "now!"
+                  clock_timestamp() as "now!"
            from unnest($1::uuid[]) as wanted (id)
            cross join lateral (
                select * from saga.instance where id = wanted.id for update) as i"#,
@@ -321,8 +317,7 @@ pub(crate) async fn load_for_update(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let waited = asked.elapsed();
-    rows.into_iter().map(|row| row.parse(waited)).collect()
+    rows.into_iter().map(|row| row.parse()).collect()
 }
 
 /// Reads the saga a business key belongs to.
@@ -342,7 +337,7 @@ pub(crate) async fn load_by_business_key(
     )
     .fetch_optional(&mut **tx)
     .await?;
-    row.map(|row| row.parse(Duration::ZERO)).transpose()
+    row.map(|row| row.parse()).transpose()
 }
 
 /// Events of one saga; the first of them gets the number after `last_seq`.
@@ -586,7 +581,7 @@ pub(crate) async fn lock_due_instances(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let parsed = rows.into_iter().map(|row| row.parse(Duration::ZERO));
+    let parsed = rows.into_iter().map(|row| row.parse());
     parsed.collect()
 }
 
@@ -654,8 +649,7 @@ struct Row {
 }
 
 impl Row {
-    /// `waited` has passed since the statement that read it began.
-    fn parse(self, waited: Duration) -> Result<Loaded, Error> {
+    fn parse(self) -> Result<Loaded, Error> {
         let id = self.id;
         let instance = Instance {
             id,
@@ -678,7 +672,7 @@ impl Row {
             instance,
             agenda: from_text(id, &self.timers)?,
             look_at: self.look_at,
-            now: self.now + waited,
+            now: self.now,
         })
     }
 }
