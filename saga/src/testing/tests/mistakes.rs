@@ -539,7 +539,7 @@ fn a_claim_that_an_end_does_not_give_back() {
     )
     .unwrap();
     let mut claims = claims::Claims::default();
-    claims.follow(None, &decision);
+    claims.follow(&instance, &decision);
     claims.time_goes_on();
     claims.promises(&instance).unwrap();
     let ended = crate::Instance {
