@@ -190,7 +190,7 @@ async fn steer(
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
     tasks.spawn(
         "census",
-        forever(Census::new(own.clone()).run(shutdown.clone())),
+        forever(Census::new(&coordinator, own.clone()).run(shutdown.clone())),
     );
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     // Nor must that crowd hold up what sagas are answered.

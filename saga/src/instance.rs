@@ -77,6 +77,9 @@ impl StepStatus {
     }
 }
 
+/// The answer of an action that a person took for done: unlike any digest.
+const BY_HAND: &str = "by hand";
+
 words! {
     /// What a saga waits for.
     pub enum WaitingFor {
@@ -143,7 +146,8 @@ pub struct StepState {
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<WaitingFor>,
-    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest).
+    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest); `by hand`
+    /// where a person took it for done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -225,6 +229,9 @@ pub struct Instance {
     /// The resources it holds or waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<LockState>,
+    /// How many replies that changed nothing are in its history.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ignored: i32,
     /// The number of events folded in.
     pub seq: i64,
 }
@@ -273,6 +280,7 @@ impl Instance {
             data: data.clone(),
             steps: steps.iter().map(|name| StepState::pending(name)).collect(),
             locks: Vec::new(),
+            ignored: 0,
             seq: 1,
         })
     }
@@ -283,17 +291,22 @@ impl Instance {
         match event {
             Event::Started { .. }
             | Event::AttemptTimedOut { .. }
-            | Event::Ignored { .. }
             | Event::AnomalyFound { .. }
             | Event::LockRefused { .. } => {}
+            Event::Ignored { step, answer, .. } => {
+                self.ignored = self.ignored.saturating_add(1);
+                if answer.is_some() {
+                    self.on_step(step, |step| step.answer.clone_from(answer));
+                }
+            }
             Event::LockRequested(claim) => self.locks.push(LockState {
                 resource: claim.resource.clone(),
                 units: claim.units,
                 held: false,
             }),
             Event::LockGranted { resource } => {
-                let lock = self.locks.iter_mut().find(|l| l.resource == *resource);
-                lock.into_iter().for_each(|lock| lock.held = true);
+                let locks = self.locks.iter_mut().filter(|l| l.resource == *resource);
+                locks.for_each(|lock| lock.held = true);
             }
             Event::StepSkipped { step } => self.settle(step, StepStatus::Skipped, None),
             Event::CommandSent {
@@ -332,7 +345,8 @@ impl Instance {
             Event::ActionSucceeded {
                 step, data, answer, ..
             } => {
-                self.settle(step, StepStatus::Succeeded, answer.clone());
+                let answer = answer.clone().unwrap_or_else(|| BY_HAND.to_owned());
+                self.settle(step, StepStatus::Succeeded, Some(answer));
                 self.data.clone_from(data);
             }
             Event::ActionFailed { step, answer, .. } => {
@@ -382,6 +396,7 @@ impl Instance {
                 hash,
                 steps,
                 data,
+                tags,
                 ..
             } => {
                 let mut known = std::mem::take(&mut self.steps);
@@ -393,6 +408,9 @@ impl Instance {
                 self.version = *to;
                 self.hash.clone_from(hash);
                 self.data.clone_from(data);
+                if let Some(tags) = tags {
+                    self.tags.clone_from(tags);
+                }
             }
             Event::DeadlinePassed => self.late = true,
             Event::Completed => self.end(Status::Completed),
@@ -437,7 +455,7 @@ impl Instance {
             return None;
         }
         let stuck = self.steps.iter().find(|step| is_stuck(step));
-        let lock = self.locks.iter().find(|lock| !lock.held);
+        let lock = self.awaited_lock();
         let waiting = self.steps.iter().find(|step| step.waiting.is_some());
         Some(match (stuck, lock, waiting) {
             (Some(step), _, _) | (None, None, Some(step)) => Waiting {
@@ -463,6 +481,14 @@ impl Instance {
                 attempt: 0,
             },
         })
+    }
+
+    /// What it claims and does not have. A resource that it holds it has, however often it is listed.
+    pub(crate) fn awaited_lock(&self) -> Option<&LockState> {
+        let holds = |resource: &str| self.locks.iter().any(|l| l.held && l.resource == resource);
+        self.locks
+            .iter()
+            .find(|lock| !lock.held && !holds(&lock.resource))
     }
 
     /// Whether some step keeps it parked.
@@ -500,6 +526,14 @@ impl Instance {
         self.locks.clear();
         self.steps.iter_mut().for_each(|step| step.waiting = None);
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 fn is_stuck(step: &StepState) -> bool {
