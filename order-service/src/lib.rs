@@ -196,7 +196,7 @@ async fn steer(
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
     tasks.spawn(
         "census",
-        forever(Census::new(own.clone()).run(shutdown.clone())),
+        forever(Census::new(&coordinator, own.clone()).run(shutdown.clone())),
     );
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     // Nor must that crowd hold up what sagas are answered.
@@ -206,7 +206,8 @@ async fn steer(
         "order-service replies",
     );
     let replies = Batched(coordinator.replies());
-    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker.clone(), replies);
+    let consumer =
+        outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker.clone(), replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {
         on_poison: OnPoison::SkipMessage,
@@ -224,7 +225,11 @@ fn after(
 ) -> impl Future<Output = Result<(), outbox::Error>> + Send + 'static {
     let (started, shutdown) = (started.clone(), shutdown.clone());
     async move {
-        if shutdown.run_until_cancelled(started.opened()).await.is_some() {
+        if shutdown
+            .run_until_cancelled(started.opened())
+            .await
+            .is_some()
+        {
             looping.await;
         }
         Ok(())

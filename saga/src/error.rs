@@ -81,6 +81,14 @@ pub enum Error {
     /// `start` was given the id of a saga that exists under another business key.
     #[error("the saga {0} exists already under another business key")]
     IdTaken(Uuid),
+    /// `start` was given an id that is none for a saga. It never heals.
+    #[error("{saga_id} cannot be a saga's id: {reason}; draw one with Uuid::now_v7()")]
+    SagaId {
+        /// The id.
+        saga_id: Uuid,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A person wants what this saga's state does not allow. Met by interventions; nothing was
     /// changed.
     #[error("{operation} is not possible: {reason}")]

@@ -159,8 +159,9 @@ words! {
         /// An action took effect after its compensation had found nothing to undo. An anomaly: a
         /// participant broke the barrier's promise.
         LateSuccess = "late_success",
-        /// Another answer to the same operation than the first one. An anomaly: a participant
-        /// answered anew what it should have repeated.
+        /// Another answer to the same operation than the first one, or than what a person said of
+        /// it. An anomaly: a participant answered anew what it should have repeated, or did what a
+        /// person has done by hand.
         Contradiction = "contradiction",
     }
 }
@@ -361,6 +362,9 @@ pub enum Event {
         steps: Vec<String>,
         /// The data as that version has it.
         data: Value,
+        /// That version's tags; none where they stay as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tags: Option<BTreeMap<String, String>>,
     },
     /// The saga's own time is up.
     DeadlinePassed,
@@ -392,10 +396,25 @@ pub enum Event {
         round: i32,
         /// What it said.
         outcome: Outcome,
+        /// [`Answer::digest`], where it is the first to say that an action which is being undone
+        /// took effect: then it is remembered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
 }
 
 impl Event {
+    /// Whether the saga claims less after it: only what its state lists.
+    pub(crate) fn gives_up_claims(&self) -> bool {
+        matches!(
+            self,
+            Self::CompensationStarted { .. }
+                | Self::Completed
+                | Self::Compensated
+                | Self::Abandoned
+        )
+    }
+
     /// The word for it, as in its JSON.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -77,6 +77,9 @@ impl StepStatus {
     }
 }
 
+/// The answer of an action that a person took for done: unlike any digest.
+const BY_HAND: &str = "by hand";
+
 words! {
     /// What a saga waits for.
     pub enum WaitingFor {
@@ -160,7 +163,8 @@ pub struct StepState {
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<WaitingFor>,
-    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest).
+    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest); `by hand`
+    /// where a person took it for done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -246,6 +250,9 @@ pub struct Instance {
     /// The resources it holds or waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<LockState>,
+    /// How many replies that changed nothing are in its history.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ignored: i32,
     /// The number of events folded in.
     pub seq: i64,
 }
@@ -295,6 +302,7 @@ impl Instance {
             data: data.clone(),
             steps: steps.iter().map(|name| StepState::pending(name)).collect(),
             locks: Vec::new(),
+            ignored: 0,
             seq: 1,
         })
     }
@@ -305,17 +313,22 @@ impl Instance {
         match event {
             Event::Started { .. }
             | Event::AttemptTimedOut { .. }
-            | Event::Ignored { .. }
             | Event::AnomalyFound { .. }
             | Event::LockRefused { .. } => {}
+            Event::Ignored { step, answer, .. } => {
+                self.ignored = self.ignored.saturating_add(1);
+                if answer.is_some() {
+                    self.on_step(step, |step| step.answer.clone_from(answer));
+                }
+            }
             Event::LockRequested(claim) => self.locks.push(LockState {
                 resource: claim.resource.clone(),
                 units: claim.units,
                 held: false,
             }),
             Event::LockGranted { resource } => {
-                let lock = self.locks.iter_mut().find(|l| l.resource == *resource);
-                lock.into_iter().for_each(|lock| lock.held = true);
+                let locks = self.locks.iter_mut().filter(|l| l.resource == *resource);
+                locks.for_each(|lock| lock.held = true);
             }
             Event::StepSkipped { step } => self.settle(step, StepStatus::Skipped, None),
             Event::CommandSent {
@@ -354,7 +367,8 @@ impl Instance {
             Event::ActionSucceeded {
                 step, data, answer, ..
             } => {
-                self.settle(step, StepStatus::Succeeded, answer.clone());
+                let answer = answer.clone().unwrap_or_else(|| BY_HAND.to_owned());
+                self.settle(step, StepStatus::Succeeded, Some(answer));
                 self.data.clone_from(data);
             }
             Event::ActionFailed { step, answer, .. } => {
@@ -409,6 +423,7 @@ impl Instance {
                 hash,
                 steps,
                 data,
+                tags,
                 ..
             } => {
                 let mut known = std::mem::take(&mut self.steps);
@@ -420,6 +435,9 @@ impl Instance {
                 self.version = *to;
                 self.hash.clone_from(hash);
                 self.data.clone_from(data);
+                if let Some(tags) = tags {
+                    self.tags.clone_from(tags);
+                }
             }
             Event::DeadlinePassed => self.late = true,
             Event::Completed => self.end(Status::Completed),
@@ -467,7 +485,7 @@ impl Instance {
             return Some(Waiting::for_a_person());
         }
         let stuck = self.steps.iter().find(|step| is_stuck(step));
-        let lock = self.locks.iter().find(|lock| !lock.held);
+        let lock = self.awaited_lock();
         let waiting = self.steps.iter().find(|step| step.waiting.is_some());
         Some(match (stuck, lock, waiting) {
             (Some(step), _, _) | (None, None, Some(step)) => Waiting {
@@ -487,6 +505,14 @@ impl Instance {
             // Paused before it could send anything.
             (None, None, None) => Waiting::for_a_person(),
         })
+    }
+
+    /// What it claims and does not have. A resource that it holds it has, however often it is listed.
+    pub(crate) fn awaited_lock(&self) -> Option<&LockState> {
+        let holds = |resource: &str| self.locks.iter().any(|l| l.held && l.resource == resource);
+        self.locks
+            .iter()
+            .find(|lock| !lock.held && !holds(&lock.resource))
     }
 
     /// Whether some step keeps it parked.
@@ -525,6 +551,14 @@ impl Instance {
         self.locks.clear();
         self.steps.iter_mut().for_each(|step| step.waiting = None);
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 fn is_stuck(step: &StepState) -> bool {

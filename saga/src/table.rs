@@ -219,6 +219,7 @@ pub(crate) async fn move_on(
     let steps = texts(|i| steps_text(i.id, &i.steps))?;
     let locks = texts(|i| text(i.id, &i.locks))?;
     let seqs: Vec<i64> = instances().map(|i| i.seq).collect();
+    let ignored: Vec<i32> = instances().map(|i| i.ignored).collect();
     let timers = moved.iter().map(|m| text(m.instance.id, m.agenda));
     let timers: Vec<String> = timers.collect::<Result<_, _>>()?;
     let looks: Vec<_> = moved.iter().map(|m| m.look_at).collect();
@@ -233,25 +234,26 @@ pub(crate) async fn move_on(
                    waiting_step = new.waiting_step, waiting_phase = new.waiting_phase,
                    waiting_round = new.waiting_round, waiting_attempt = new.waiting_attempt,
                    waiting_until = new.waiting_until, seq = new.seq, timers = new.timers::json,
-                   look_at = new.look_at, failures = 0, updated_at = statement_timestamp(),
+                   look_at = new.look_at, ignored = new.ignored, failures = 0,
+                   updated_at = statement_timestamp(),
                    ended_at = case when new.waiting_for is null
                                    then coalesce(i.ended_at, statement_timestamp()) end
                from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::text[],
                            $6::boolean[], $7::boolean[], $8::text[], $9::text[], $10::text[],
                            $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
                            $16::integer[], $17::integer[], $18::timestamptz[], $19::bigint[],
-                           $20::text[], $21::timestamptz[])
+                           $20::text[], $21::timestamptz[], $22::integer[])
                     as new (id, expected, version, hash, status, paused, late, reason,
                             parked_reason, data, steps, locks, waiting_for, waiting_step,
                             waiting_phase, waiting_round, waiting_attempt, waiting_until, seq,
-                            timers, look_at)
+                            timers, look_at, ignored)
                where i.id = new.id and i.seq = new.expected
                  and new.expected > 0 and new.seq > new.expected and new.version > 0
                returning 1),
            recorded as (
                insert into saga.event (saga_id, seq, kind, body, origin)
                select new.saga_id, new.seq, new.kind, new.body::json, new.origin::json
-               from unnest($22::uuid[], $23::bigint[], $24::text[], $25::text[], $26::text[])
+               from unnest($23::uuid[], $24::bigint[], $25::text[], $26::text[], $27::text[])
                     as new (saga_id, seq, kind, body, origin))
            select count(*) as "moved!" from moved"#,
         &ids,
@@ -275,6 +277,7 @@ pub(crate) async fn move_on(
         &seqs,
         &timers,
         looks as Vec<Option<DateTime<Utc>>>,
+        &ignored,
         &new.ids,
         &new.seqs,
         &new.kinds,
@@ -285,6 +288,18 @@ pub(crate) async fn move_on(
     .await?)
 }
 
+/// Gives a saga other tags: those of another version of its definition.
+pub(crate) async fn set_tags(tx: &mut PgTransaction<'_>, instance: &Instance) -> Result<(), Error> {
+    sqlx::query!(
+        "update saga.instance set tags = $2 where id = $1",
+        instance.id,
+        json(instance.id, &instance.tags)?
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Records that histories grew by events that left their sagas' states alone. Returns how many.
 pub(crate) async fn advance_seqs(
     tx: &mut PgTransaction<'_>,
@@ -293,14 +308,17 @@ pub(crate) async fn advance_seqs(
     let ids: Vec<Uuid> = moved.iter().map(|m| m.instance.id).collect();
     let expected: Vec<i64> = moved.iter().map(|m| m.expected_seq).collect();
     let seqs: Vec<i64> = moved.iter().map(|m| m.instance.seq).collect();
+    let ignored: Vec<i32> = moved.iter().map(|m| m.instance.ignored).collect();
     let done = sqlx::query!(
-        "update saga.instance i set seq = new.seq
-         from unnest($1::uuid[], $2::bigint[], $3::bigint[]) as new (id, expected, seq)
+        "update saga.instance i set seq = new.seq, ignored = new.ignored
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[])
+              as new (id, expected, seq, ignored)
          where i.id = new.id and i.seq = new.expected
            and new.expected > 0 and new.seq > new.expected",
         &ids,
         &expected,
-        &seqs
+        &seqs,
+        &ignored
     )
     .execute(&mut **tx)
     .await?;
@@ -321,7 +339,7 @@ pub(crate) async fn load_for_update(
                   i.late, i.reason, i.parked_reason, i.data::text as "data!",
                   i.steps::text as "steps!", i.locks::text as "locks!", i.timers::text as "timers!",
                   i.waiting_for, i.waiting_step,
-                  case when isfinite(i.look_at) then i.look_at end as look_at, i.seq,
+                  case when isfinite(i.look_at) then i.look_at end as look_at, i.ignored, i.seq,
                   clock_timestamp() as "now!"
            from unnest($1::uuid[]) as wanted (id)
            cross join lateral (
@@ -344,7 +362,7 @@ pub(crate) async fn load_by_business_key(
         r#"select id, definition, version, hash, business_key, tags::text as "tags!", status, paused,
                   late, reason, parked_reason, data::text as "data!", steps::text as "steps!",
                   locks::text as "locks!", timers::text as "timers!", waiting_for, waiting_step,
-                  case when isfinite(look_at) then look_at end as look_at, seq,
+                  case when isfinite(look_at) then look_at end as look_at, ignored, seq,
                   statement_timestamp() as "now!"
            from saga.instance where business_key = $1 and definition = $2"#,
         business_key,
@@ -436,6 +454,7 @@ impl<'a> Anomaly<'a> {
                 phase,
                 round,
                 outcome,
+                ..
             } if IgnoredBecause::is_anomaly(*reason) => {
                 (reason.as_str(), step, *phase, *round, *outcome)
             }
@@ -615,7 +634,7 @@ pub(crate) async fn lock_due_instances(
         r#"select id, definition, version, hash, business_key, tags::text as "tags!", status, paused,
                   late, reason, parked_reason, data::text as "data!", steps::text as "steps!",
                   locks::text as "locks!", timers::text as "timers!", waiting_for, waiting_step,
-                  case when isfinite(look_at) then look_at end as look_at, seq,
+                  case when isfinite(look_at) then look_at end as look_at, ignored, seq,
                   statement_timestamp() as "now!"
            from saga.instance
            where id = any (array(
@@ -799,6 +818,7 @@ struct Row {
     waiting_for: Option<String>,
     waiting_step: Option<String>,
     look_at: Option<DateTime<Utc>>,
+    ignored: i32,
     seq: i64,
     now: DateTime<Utc>,
 }
@@ -830,6 +850,7 @@ impl Row {
             data: column(id, "data", &self.data)?,
             steps: column(id, "steps", &self.steps)?,
             locks: column(id, "locks", &self.locks)?,
+            ignored: self.ignored,
             seq: self.seq,
         };
         let agenda: Agenda = column(id, "timers", &self.timers)?;

@@ -28,6 +28,7 @@ use crate::{
     event::{Input, LockAnswer},
     instance::Instance,
     locks::{self, Acquired, Claim},
+    operation::check_saga_id,
     origin::Origin,
     replies::Replies,
     table::{self, Versions},
@@ -95,7 +96,8 @@ impl Coordinator {
     /// # Errors
     ///
     /// [`Error::UnknownDefinition`], [`Error::Data`] when `data` is of another type than the
-    /// definition's, [`Error::IdTaken`], or the database's.
+    /// definition's, [`Error::Claim`], [`Error::IdTaken`], [`Error::SagaId`] when the id is not a
+    /// UUIDv7 of about now, or the database's. The transaction must be rolled back then.
     pub async fn start<D: Serialize + Sync>(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -147,6 +149,7 @@ impl Coordinator {
             let existing = table::load_by_business_key(tx, definition, business_key).await?;
             return Ok(existing.ok_or(Error::IdTaken(saga_id))?.instance);
         };
+        check_saga_id(saga_id, now)?;
         let mut turns = Turns::begun(self, instance, decision, now);
         for ((_, claim), acquired) in claims.iter().zip(locks::acquire(tx, &claims).await?) {
             let granted = match acquired {

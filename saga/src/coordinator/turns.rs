@@ -87,7 +87,6 @@ struct Taking {
     recorded: usize,
     /// Whether its timers were looked at.
     looked: bool,
-    claims_resources: bool,
     /// Whether it was parked as a whole.
     stopped: bool,
     events: Vec<Event>,
@@ -119,7 +118,6 @@ impl<'c> Turns<'c> {
                 written_seq: instance.seq,
                 recorded: 0,
                 looked: false,
-                claims_resources: !instance.locks.is_empty(),
                 stopped: instance.stopped,
                 events: Vec::new(),
                 origins: Vec::new(),
@@ -152,7 +150,6 @@ impl<'c> Turns<'c> {
             written_seq: instance.seq,
             recorded: decision.events.len(),
             looked: false,
-            claims_resources: !instance.locks.is_empty(),
             stopped: false,
             // They are written.
             origins: vec![None; decision.events.len()],
@@ -226,6 +223,9 @@ impl<'c> Turns<'c> {
         let plan = &self.coordinator.pinned(&taking.instance)?.plan;
         let decided = outbox::caught_in(|| decide::step(plan, taking.instance.clone(), input))?;
         can_be_stored(plan, &decided)?;
+        if matches!(input, Input::Reply(_)) && decided.1.events.is_empty() {
+            telemetry::reply_unrecorded();
+        }
         taking.go_on(decided, answer);
         Ok(&taking.instance)
     }
@@ -384,13 +384,11 @@ impl<'c> Turns<'c> {
         if !resumed.is_empty() {
             kept::release(tx, &resumed).await?;
         }
-        let ended = decided
+        let kept: Vec<_> = decided
             .iter()
-            .filter(|s| s.claims_resources && s.has_ended());
-        let ended: Vec<Uuid> = ended.map(|saga| saga.instance.id).collect();
-        if !ended.is_empty() {
-            locks::release(tx, &ended).await?;
-        }
+            .filter_map(|saga| saga.kept_claims())
+            .collect();
+        locks::keep_only(tx, &kept).await?;
         Ok(sagas.into_iter().map(|taking| taking.instance).collect())
     }
 }
@@ -424,12 +422,19 @@ impl Taking {
 
     /// Whether the state is as it was: what it waits for, and until when, stays untouched.
     fn only_ignored(&self) -> bool {
-        let ignored = |event: &Event| matches!(event, Event::Ignored { .. });
+        let ignored = |event: &Event| matches!(event, Event::Ignored { answer: None, .. });
         !self.looked && self.events.iter().all(ignored)
     }
 
-    fn has_ended(&self) -> bool {
-        self.instance.status.is_terminal()
+    /// Which resources it goes on to claim, if what was decided makes it give some up.
+    fn kept_claims(&self) -> Option<(Uuid, Vec<&str>)> {
+        let gives_up = self.events.iter().any(Event::gives_up_claims);
+        let kept = self
+            .instance
+            .locks
+            .iter()
+            .map(|lock| lock.resource.as_str());
+        gives_up.then(|| (self.instance.id, kept.collect()))
     }
 
     /// None if its row is as it should be: it was inserted just now.
@@ -487,6 +492,13 @@ async fn move_on(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<(), 
         }
         true if news.iter().all(|history| history.events.is_empty()) => {}
         true => table::append_events(tx, &news).await?,
+    }
+    let retagged = |event: &Event| matches!(event, Event::Migrated { tags: Some(_), .. });
+    for saga in decided
+        .iter()
+        .filter(|saga| saga.events.iter().any(retagged))
+    {
+        table::set_tags(tx, &saga.instance).await?;
     }
     let anomalies = news.iter().zip(decided).flat_map(|(history, saga)| {
         let numbered = (history.last_seq + 1..).zip(history.events);

@@ -128,7 +128,7 @@ impl Turn<'_> {
             let (phase, round) = (state.phase(), state.awaited_round());
             match state.waiting {
                 Some(WaitingFor::Reply | WaitingFor::Probe) => {
-                    self.set_timer(step, phase, round, state.attempt, step.timeout);
+                    self.await_answer(step, phase, round, state.attempt);
                 }
                 Some(WaitingFor::Backoff | WaitingFor::Round) => {
                     let timer = Timer::Attempt(attempt(step, phase, round, state.attempt));

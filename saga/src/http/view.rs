@@ -116,6 +116,7 @@ impl Saga {
             data: self.data.clone(),
             steps: self.steps.iter().map(|step| step.state.clone()).collect(),
             locks: self.locks.clone(),
+            ignored: 0,
             seq: summary.seq,
         }
     }

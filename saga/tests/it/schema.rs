@@ -81,6 +81,7 @@ async fn the_database_knows_the_same_words_as_the_program() {
 async fn migrating_again_changes_nothing_and_the_schema_keeps_its_own_account() {
     let pool = database("migrate").await;
     saga::migrate(&pool).await.unwrap();
-    let migrations = saga::MIGRATOR.iter().count() as i64;
-    assert_eq!(count(&pool, "saga._sqlx_migrations").await, migrations);
+    let files = std::fs::read_dir("../migrations/saga").unwrap().count();
+    let applied = count(&pool, "saga._sqlx_migrations").await;
+    assert_eq!(usize::try_from(applied).unwrap(), files);
 }
