@@ -89,6 +89,8 @@ fn waits(waiting: &Waiting, since: &str) -> String {
         "probe" => format!("asking what became of {step} since {since}, attempt {attempt}"),
         "lock" => format!("waiting for its turn at {step} since {since}"),
         "late_reply" => format!("waiting for a late answer to {back}{step} since {since}"),
+        "relay" => format!("waiting for the relay to send {back}{step} since {since}"),
+        _ if step.is_empty() => format!("waiting for a person since {since}"),
         _ => format!("waiting for a person at {step} since {since}"),
     }
 }

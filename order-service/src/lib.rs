@@ -178,8 +178,14 @@ async fn steer(
     started.open();
     // A connection of their own: a crowd of requests must not hold up every saga's time.
     let own = database::pool(&settings.database_url, 1, "order-service timers");
-    let timers = coordinator.timers(own).run(shutdown.clone());
-    tasks.spawn("timers", forever(timers));
+    // And replies that came while nobody was here come before anything is overdue.
+    let timers = coordinator.timers(own);
+    let (answers, stopping) = (Arc::clone(&broker), shutdown.clone());
+    let timing = async move {
+        incoming::caught_up(&*answers, SAGAS, &[topic::ORDER_REPLIES], &stopping).await;
+        timers.run(stopping).await;
+    };
+    tasks.spawn("timers", forever(timing));
     // And theirs: an operation on ten thousand sagas is not a reason to be late.
     let own = database::pool(&settings.database_url, 1, "order-service bulks");
     let bulks = Bulks::new(coordinator.clone(), own).run(shutdown.clone());
@@ -190,7 +196,7 @@ async fn steer(
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
     tasks.spawn(
         "census",
-        forever(Census::new(own.clone()).run(shutdown.clone())),
+        forever(Census::new(&coordinator, own.clone()).run(shutdown.clone())),
     );
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     // Nor must that crowd hold up what sagas are answered.
@@ -215,7 +221,11 @@ fn after(
 ) -> impl Future<Output = Result<(), outbox::Error>> + Send + 'static {
     let (started, shutdown) = (started.clone(), shutdown.clone());
     async move {
-        if shutdown.run_until_cancelled(started.opened()).await.is_some() {
+        if shutdown
+            .run_until_cancelled(started.opened())
+            .await
+            .is_some()
+        {
             looping.await;
         }
         Ok(())

@@ -49,7 +49,7 @@ pub use error::Error;
 pub use incoming::{BatchHandler, Batched, Consumer, Handler};
 pub use migrations::run_migrations;
 pub use message::{Headers, Message, Payload, Received};
-pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
+pub use outgoing::{Relay, Sent, declare, enqueue, enqueue_all, lock_key, unsent};
 pub use telemetry::describe_metrics;
 pub use trace::{carry, follow, resume};
 

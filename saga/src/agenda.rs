@@ -127,17 +127,35 @@ impl Agenda {
         self.0.clear();
     }
 
-    /// Takes what is due, the longest overdue first.
+    /// Whether each of them can be understood.
     ///
     /// # Errors
     ///
     /// When somebody wrote a phase that is none.
-    pub(crate) fn take_due(&mut self, now: DateTime<Utc>) -> Result<Vec<Timer>, UnknownWord> {
+    pub(crate) fn check(&self) -> Result<(), UnknownWord> {
+        let mut entries = self.0.iter().cloned();
+        entries.try_for_each(|entry| entry.timer().map(drop))
+    }
+
+    /// The attempts that are due.
+    pub(crate) fn due_attempts(&self, now: DateTime<Utc>) -> Vec<Attempt> {
+        let due = self.0.iter().filter(|entry| entry.fire_at <= now);
+        let timers = due.filter_map(|entry| entry.clone().timer().ok());
+        let attempts = timers.filter_map(|timer| match timer {
+            Timer::Attempt(attempt) => Some(attempt),
+            Timer::Deadline | Timer::Lock { .. } => None,
+        });
+        attempts.collect()
+    }
+
+    /// Takes what is due, the longest overdue first. What cannot be understood stands for nothing:
+    /// see [`Agenda::check`].
+    pub(crate) fn take_due(&mut self, now: DateTime<Utc>) -> Vec<Timer> {
         let all = std::mem::take(&mut self.0).into_iter();
         let (mut due, later): (Vec<_>, Vec<_>) = all.partition(|entry| entry.fire_at <= now);
         self.0 = later;
         due.sort_by_key(|entry| entry.fire_at);
-        due.into_iter().map(Entry::timer).collect()
+        due.into_iter().filter_map(|due| due.timer().ok()).collect()
     }
 
     /// When the first of them is due.
@@ -219,8 +237,8 @@ mod tests {
         agenda.set(&attempt("print", 1), at(0), 4 * SECOND);
         let resource = "room".to_owned();
         let due = [Timer::Lock { resource }, Timer::Deadline, attempt("pay", 3)];
-        assert_eq!(agenda.take_due(at(3)).unwrap(), due);
-        assert_eq!(agenda.take_due(at(3)).unwrap(), []);
+        assert_eq!(agenda.take_due(at(3)), due);
+        assert_eq!(agenda.take_due(at(3)), []);
         assert_eq!(agenda.first(), Some(at(4)));
     }
 
@@ -242,8 +260,9 @@ mod tests {
         let text = serde_json::to_string(&agenda).unwrap();
         assert_eq!(text, r#"[["pay","action",1,1,1800000001000000]]"#);
         assert_eq!(serde_json::from_str::<Agenda>(&text).unwrap(), agenda);
-        let mut broken: Agenda = serde_json::from_str(&text.replace("action", "paid")).unwrap();
-        assert!(broken.take_due(at(1)).is_err());
+        assert_eq!(agenda.check(), Ok(()));
+        let broken: Agenda = serde_json::from_str(&text.replace("action", "paid")).unwrap();
+        assert!(broken.check().is_err());
     }
 
     #[test]

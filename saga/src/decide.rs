@@ -105,17 +105,15 @@ pub struct Command {
 ///
 /// # Errors
 ///
-/// [`Error::Data`] when the data is not what the definition's commands are made from.
+/// [`Error::Data`] when the data is not what the definition's commands are made from,
+/// [`Error::Claim`] when it claims what cannot be claimed.
 pub fn start(
     plan: &Plan,
     id: Uuid,
     business_key: &str,
     data: &Value,
 ) -> Result<(Instance, Decision), Error> {
-    let unreadable = |reason| plan.unreadable(reason);
-    let tags = plan.tags.as_ref().map(|tags| tags(data)).transpose();
-    let claims = plan.locks.iter().map(|claim| claim(data));
-    let claims: Vec<Claim> = claims.collect::<Result<_, _>>().map_err(unreadable)?;
+    let (tags, claims) = (plan.tags_of(data)?, plan.claims_of(data)?);
     let started = Event::Started {
         definition: plan.name.clone(),
         version: plan.version,
@@ -123,7 +121,7 @@ pub fn start(
         business_key: business_key.to_owned(),
         steps: plan.steps.iter().map(|step| step.name.clone()).collect(),
         data: data.clone(),
-        tags: tags.map_err(unreadable)?.unwrap_or_default(),
+        tags,
     };
     let instance = Instance::started(id, &started);
     let mut turn = Turn {

@@ -1,6 +1,7 @@
 //! What can go wrong with a saga. A refusal, a timeout, a duplicate are none of these: they are
 //! outcomes.
 
+use serde_json::error::Category;
 use uuid::Uuid;
 
 /// An error of this crate.
@@ -80,6 +81,14 @@ pub enum Error {
     /// `start` was given the id of a saga that exists under another business key.
     #[error("the saga {0} exists already under another business key")]
     IdTaken(Uuid),
+    /// `start` was given an id that is none for a saga. It never heals.
+    #[error("{saga_id} cannot be a saga's id: {reason}; draw one with Uuid::now_v7()")]
+    SagaId {
+        /// The id.
+        saga_id: Uuid,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A person wants what this saga's state does not allow. Met by interventions; nothing was
     /// changed.
     #[error("{operation} is not possible: {reason}")]
@@ -191,6 +200,20 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether this is the saga's own: it will fail like this for whoever tries, as often as they try.
+    /// Not its fault are an outage, a replica without its version and what a setting is to blame for.
+    pub(crate) fn is_the_sagas_own(&self) -> bool {
+        match self {
+            Self::Outbox(error) => !error.is_transient(),
+            Self::Definition { .. }
+            | Self::Data { .. }
+            | Self::Reply { .. }
+            | Self::Claim { .. }
+            | Self::Corrupt { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether trying the same thing again can succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -219,12 +242,95 @@ impl From<Error> for outbox::Error {
     }
 }
 
-/// What serde found, without the value it found it in: a payload must not reach a log.
+/// What serde found, without the value it found it in: a payload must not reach a log. The names of
+/// fields and what is expected come from the type that is read.
 pub(crate) fn without_content(error: &serde_json::Error) -> String {
-    format!(
-        "{:?} error at line {} column {}",
-        error.classify(),
-        error.line(),
-        error.column()
-    )
+    let text = error.to_string();
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(&*text, |(text, _)| text);
+    let found = ["missing field", "duplicate field"];
+    let expecting = [
+        "invalid type",
+        "invalid value",
+        "invalid length",
+        "unknown variant",
+        "unknown field",
+    ];
+    let expected = || {
+        text.rsplit_once(", expected ")
+            .map(|(_, expected)| expected)
+    };
+    let said = match error.classify() {
+        Category::Data if found.iter().any(|found| text.starts_with(found)) => text.to_owned(),
+        Category::Data => match expecting.iter().find(|found| text.starts_with(**found)) {
+            Some(found) => {
+                expected().map_or((*found).to_owned(), |e| format!("{found}, expected {e}"))
+            }
+            None => "data that does not fit".to_owned(),
+        },
+        // What is no JSON, in words of the parser's.
+        Category::Syntax | Category::Eof | Category::Io => text.to_owned(),
+    };
+    match error.line() {
+        0 => said,
+        line => format!("{said} (line {line}, column {})", error.column()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only read")]
+    struct Card {
+        number: u64,
+        brand: Brand,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Brand {
+        Visa,
+        Other,
+    }
+
+    #[test]
+    fn a_reason_names_what_is_missing_and_never_a_value() {
+        for (json, said) in [
+            ("{}", "missing field `number` (line 1, column 2)"),
+            (
+                r#"{"number": "4, expected 42", "brand": "visa"}"#,
+                "invalid type, expected u64 (line 1, column 27)",
+            ),
+            (
+                r#"{"number": 4, "brand": "secret"}"#,
+                "unknown variant, expected `visa` or `other` (line 1, column 31)",
+            ),
+            (
+                r#"{"number": -42, "brand": "visa"}"#,
+                "invalid value, expected u64 (line 1, column 14)",
+            ),
+            (
+                r#"{"number": 4"#,
+                "EOF while parsing an object (line 1, column 12)",
+            ),
+            (
+                r#"{"number": secret}"#,
+                "expected value (line 1, column 12)",
+            ),
+        ] {
+            let error = serde_json::from_str::<Card>(json).unwrap_err();
+            assert_eq!(without_content(&error), said, "{json}");
+        }
+        let value = serde_json::json!({"number": 4, "brand": "secret"});
+        let error = serde_json::from_value::<Card>(value).unwrap_err();
+        assert_eq!(
+            without_content(&error),
+            "unknown variant, expected `visa` or `other`"
+        );
+    }
 }

@@ -60,6 +60,15 @@ pub enum Answer {
     },
     /// The action was refused and nothing of it remains.
     Failed(Refusal),
+    /// The action was refused, and why cannot be read.
+    Unreadable {
+        /// The payload's kind.
+        kind: String,
+        /// The payload, as it came.
+        payload: Vec<u8>,
+        /// Where it cannot be read, without the content.
+        reason: String,
+    },
     /// The compensation undid the action.
     Compensated,
     /// The compensation found nothing to undo.
@@ -74,7 +83,7 @@ impl Answer {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Succeeded { .. } => Outcome::Succeeded,
-            Self::Failed(_) => Outcome::Failed,
+            Self::Failed(_) | Self::Unreadable { .. } => Outcome::Failed,
             Self::Compensated => Outcome::Compensated,
             Self::NullCompensated => Outcome::NullCompensated,
             Self::Tombstoned => Outcome::Tombstoned,
@@ -87,7 +96,7 @@ impl Answer {
         let mut hasher = Sha256::new();
         hasher.update(self.outcome().as_str());
         match self {
-            Self::Succeeded { kind, payload } => {
+            Self::Succeeded { kind, payload } | Self::Unreadable { kind, payload, .. } => {
                 hasher.update((kind.len() as u64).to_be_bytes());
                 hasher.update(kind);
                 hasher.update(payload);
@@ -150,8 +159,9 @@ words! {
         /// An action took effect after its compensation had found nothing to undo. An anomaly: a
         /// participant broke the barrier's promise.
         LateSuccess = "late_success",
-        /// Another answer to the same operation than the first one. An anomaly: a participant
-        /// answered anew what it should have repeated.
+        /// Another answer to the same operation than the first one, or than what a person said of
+        /// it. An anomaly: a participant answered anew what it should have repeated, or did what a
+        /// person has done by hand.
         Contradiction = "contradiction",
     }
 }
@@ -318,7 +328,8 @@ pub enum Event {
     },
     /// The saga cannot go on without a person.
     Parked {
-        /// Because of which step.
+        /// Because of which step; empty where the whole saga is stopped, because its row, a reply or
+        /// a timer could not be decided.
         step: String,
         /// Why, for a person.
         reason: String,
@@ -351,6 +362,9 @@ pub enum Event {
         steps: Vec<String>,
         /// The data as that version has it.
         data: Value,
+        /// That version's tags; none where they stay as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tags: Option<BTreeMap<String, String>>,
     },
     /// The saga's own time is up.
     DeadlinePassed,
@@ -382,10 +396,25 @@ pub enum Event {
         round: i32,
         /// What it said.
         outcome: Outcome,
+        /// [`Answer::digest`], where it is the first to say that an action which is being undone
+        /// took effect: then it is remembered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
     },
 }
 
 impl Event {
+    /// Whether the saga claims less after it: only what its state lists.
+    pub(crate) fn gives_up_claims(&self) -> bool {
+        matches!(
+            self,
+            Self::CompensationStarted { .. }
+                | Self::Completed
+                | Self::Compensated
+                | Self::Abandoned
+        )
+    }
+
     /// The word for it, as in its JSON.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -77,6 +77,9 @@ impl StepStatus {
     }
 }
 
+/// The answer of an action that a person took for done: unlike any digest.
+const BY_HAND: &str = "by hand";
+
 words! {
     /// What a saga waits for.
     pub enum WaitingFor {
@@ -94,6 +97,9 @@ words! {
         LateReply = "late_reply",
         /// Parked: a person.
         Person = "person",
+        /// The relay, which has not sent the command yet. Only shown: to the decisions it is the answer
+        /// that the saga waits for.
+        Relay = "relay",
     }
 }
 
@@ -119,7 +125,8 @@ pub struct Waiting {
     /// For what.
     #[serde(rename = "for")]
     pub what: WaitingFor,
-    /// Of which step; for a lock, the resource; empty for a paused saga that would send something.
+    /// Of which step; for a lock, the resource; empty for a paused saga that would send something,
+    /// and for one that is parked as a whole.
     pub step: String,
     /// Forwards or back.
     pub phase: Phase,
@@ -127,6 +134,19 @@ pub struct Waiting {
     pub round: i32,
     /// The attempt under way, or the one to be made next.
     pub attempt: i32,
+}
+
+impl Waiting {
+    /// No step of it waits for anything.
+    fn for_a_person() -> Self {
+        Self {
+            what: WaitingFor::Person,
+            step: String::new(),
+            phase: Phase::Action,
+            round: 0,
+            attempt: 0,
+        }
+    }
 }
 
 /// Where one step stands.
@@ -143,7 +163,8 @@ pub struct StepState {
     /// What it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<WaitingFor>,
-    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest).
+    /// What its action was answered, as [`Answer::digest`](crate::event::Answer::digest); `by hand`
+    /// where a person took it for done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -218,6 +239,10 @@ pub struct Instance {
     pub reason: Option<String>,
     /// Why it is parked, for a person.
     pub parked_reason: Option<String>,
+    /// Whether it is parked as a whole, because its row, a reply or a timer could not be decided:
+    /// nothing is decided about it until a person retries, cancels or abandons it.
+    #[serde(default)]
+    pub stopped: bool,
     /// What it knows, every reply folded in.
     pub data: Value,
     /// Where each step stands, in the definition's order.
@@ -225,6 +250,9 @@ pub struct Instance {
     /// The resources it holds or waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<LockState>,
+    /// How many replies that changed nothing are in its history.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ignored: i32,
     /// The number of events folded in.
     pub seq: i64,
 }
@@ -270,9 +298,11 @@ impl Instance {
             late: false,
             reason: None,
             parked_reason: None,
+            stopped: false,
             data: data.clone(),
             steps: steps.iter().map(|name| StepState::pending(name)).collect(),
             locks: Vec::new(),
+            ignored: 0,
             seq: 1,
         })
     }
@@ -283,17 +313,22 @@ impl Instance {
         match event {
             Event::Started { .. }
             | Event::AttemptTimedOut { .. }
-            | Event::Ignored { .. }
             | Event::AnomalyFound { .. }
             | Event::LockRefused { .. } => {}
+            Event::Ignored { step, answer, .. } => {
+                self.ignored = self.ignored.saturating_add(1);
+                if answer.is_some() {
+                    self.on_step(step, |step| step.answer.clone_from(answer));
+                }
+            }
             Event::LockRequested(claim) => self.locks.push(LockState {
                 resource: claim.resource.clone(),
                 units: claim.units,
                 held: false,
             }),
             Event::LockGranted { resource } => {
-                let lock = self.locks.iter_mut().find(|l| l.resource == *resource);
-                lock.into_iter().for_each(|lock| lock.held = true);
+                let locks = self.locks.iter_mut().filter(|l| l.resource == *resource);
+                locks.for_each(|lock| lock.held = true);
             }
             Event::StepSkipped { step } => self.settle(step, StepStatus::Skipped, None),
             Event::CommandSent {
@@ -332,7 +367,8 @@ impl Instance {
             Event::ActionSucceeded {
                 step, data, answer, ..
             } => {
-                self.settle(step, StepStatus::Succeeded, answer.clone());
+                let answer = answer.clone().unwrap_or_else(|| BY_HAND.to_owned());
+                self.settle(step, StepStatus::Succeeded, Some(answer));
                 self.data.clone_from(data);
             }
             Event::ActionFailed { step, answer, .. } => {
@@ -363,14 +399,19 @@ impl Instance {
                     true => WaitingFor::LateReply,
                     false => WaitingFor::Person,
                 };
+                self.stopped |= step.is_empty();
                 self.on_step(step, |step| step.waiting = Some(what));
             }
             Event::Resumed => {
-                self.status = match self.reason {
-                    Some(_) => Status::Compensating,
-                    None => Status::Running,
-                };
-                self.parked_reason = None;
+                let stopped = std::mem::take(&mut self.stopped);
+                // What kept it parked before it was stopped still does.
+                if !(stopped && self.has_stuck_step()) {
+                    self.status = match self.reason {
+                        Some(_) => Status::Compensating,
+                        None => Status::Running,
+                    };
+                    self.parked_reason = None;
+                }
             }
             Event::Intervened { operation, .. } => match operation {
                 OperationName::Pause => self.paused = true,
@@ -382,6 +423,7 @@ impl Instance {
                 hash,
                 steps,
                 data,
+                tags,
                 ..
             } => {
                 let mut known = std::mem::take(&mut self.steps);
@@ -393,6 +435,9 @@ impl Instance {
                 self.version = *to;
                 self.hash.clone_from(hash);
                 self.data.clone_from(data);
+                if let Some(tags) = tags {
+                    self.tags.clone_from(tags);
+                }
             }
             Event::DeadlinePassed => self.late = true,
             Event::Completed => self.end(Status::Completed),
@@ -436,8 +481,11 @@ impl Instance {
         if self.status.is_terminal() {
             return None;
         }
+        if self.stopped {
+            return Some(Waiting::for_a_person());
+        }
         let stuck = self.steps.iter().find(|step| is_stuck(step));
-        let lock = self.locks.iter().find(|lock| !lock.held);
+        let lock = self.awaited_lock();
         let waiting = self.steps.iter().find(|step| step.waiting.is_some());
         Some(match (stuck, lock, waiting) {
             (Some(step), _, _) | (None, None, Some(step)) => Waiting {
@@ -455,14 +503,16 @@ impl Instance {
                 attempt: 0,
             },
             // Paused before it could send anything.
-            (None, None, None) => Waiting {
-                what: WaitingFor::Person,
-                step: String::new(),
-                phase: Phase::Action,
-                round: 0,
-                attempt: 0,
-            },
+            (None, None, None) => Waiting::for_a_person(),
         })
+    }
+
+    /// What it claims and does not have. A resource that it holds it has, however often it is listed.
+    pub(crate) fn awaited_lock(&self) -> Option<&LockState> {
+        let holds = |resource: &str| self.locks.iter().any(|l| l.held && l.resource == resource);
+        self.locks
+            .iter()
+            .find(|lock| !lock.held && !holds(&lock.resource))
     }
 
     /// Whether some step keeps it parked.
@@ -496,10 +546,19 @@ impl Instance {
     fn end(&mut self, status: Status) {
         self.status = status;
         self.parked_reason = None;
+        self.stopped = false;
         self.paused = false;
         self.locks.clear();
         self.steps.iter_mut().for_each(|step| step.waiting = None);
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 fn is_stuck(step: &StepState) -> bool {

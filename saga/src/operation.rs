@@ -1,8 +1,9 @@
 //! The name of one thing asked of a participant, and the key derived from it.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use crate::words::words;
+use crate::{Error, words::words};
 
 words! {
     /// Forwards or back.
@@ -52,9 +53,59 @@ impl Operation {
     }
 }
 
+/// How far the clock of whoever draws an id may be ahead of the database's.
+const AHEAD: TimeDelta = TimeDelta::hours(24);
+
+/// Whether this can be the id of a saga that starts `now`. Participants tell by the id's time whether
+/// they may have forgotten the saga: of one without a time, or of a time to come, they would say that
+/// nothing took effect where something did.
+///
+/// # Errors
+///
+/// [`Error::SagaId`].
+pub(crate) fn check_saga_id(saga_id: Uuid, now: DateTime<Utc>) -> Result<(), Error> {
+    let wrong = |reason| Err(Error::SagaId { saga_id, reason });
+    let begun = saga_id
+        .get_timestamp()
+        .filter(|_| saga_id.get_version_num() == 7);
+    let Some(begun) = begun else {
+        return wrong("it is not a UUIDv7, so its time cannot be told");
+    };
+    let latest = (now + AHEAD).timestamp();
+    match i64::try_from(begun.to_unix().0).is_ok_and(|begun| begun <= latest) {
+        true => Ok(()),
+        false => wrong("its time is more than a day ahead of the database's clock"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_without_a_time_or_of_a_time_to_come_is_none_for_a_saga() {
+        let now = Utc::now();
+        let at = |after: TimeDelta| {
+            let seconds = (now + after).timestamp().unsigned_abs();
+            Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+        };
+        let said = |id| check_saga_id(id, now).map_err(|error| error.to_string());
+        assert_eq!(said(Uuid::now_v7()), Ok(()));
+        assert_eq!(said(at(TimeDelta::days(-400))), Ok(()));
+        assert_eq!(said(at(TimeDelta::hours(23))), Ok(()));
+        let ahead = said(at(TimeDelta::hours(25))).unwrap_err();
+        assert!(ahead.contains("more than a day ahead"), "{ahead}");
+        for without in [
+            Uuid::nil(),
+            Uuid::max(),
+            Uuid::from_u128(7),
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, b"order 7"),
+        ] {
+            let wrong = said(without).unwrap_err();
+            assert!(wrong.contains("not a UUIDv7"), "{wrong}");
+            assert!(wrong.contains(&without.to_string()), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_key_is_the_same_for_ever() {

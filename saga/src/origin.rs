@@ -188,6 +188,7 @@ mod tests {
             phase: Phase::Action,
             round: 1,
             outcome: Outcome::Succeeded,
+            answer: None,
         };
         let sent = Event::CommandSent {
             step: "t".into(),

@@ -12,7 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
@@ -23,8 +23,9 @@ use uuid::Uuid;
 use crate::{
     Error,
     agenda::{self, Agenda, Place},
-    event::{Event, IgnoredBecause, Timer},
-    instance::{Instance, StepState, StepStatus, Waiting, WaitingFor},
+    error::without_content,
+    event::{Attempt, Event, IgnoredBecause, Timer},
+    instance::{Instance, Status, StepState, StepStatus, Waiting, WaitingFor},
     locks::Granted,
     operation::{Operation, Phase},
     origin::Origin,
@@ -40,8 +41,17 @@ pub(crate) struct Loaded {
     pub(crate) agenda: Agenda,
     /// When its timers were to be looked at.
     pub(crate) look_at: Option<DateTime<Utc>>,
+    /// Whether a timer of it was put off because its command had not been sent.
+    pub(crate) put_off: bool,
     /// The moment it was read at, by the database's clock; what was waited for its row included.
     pub(crate) now: DateTime<Utc>,
+}
+
+/// A saga whose row is locked; whether it can be read is its own affair.
+pub(crate) struct Locked {
+    pub(crate) id: Uuid,
+    /// As it was read, or [`Error::Corrupt`].
+    pub(crate) loaded: Result<Loaded, Error>,
 }
 
 /// Writes a definition down, unless its name and version are known. Returns the hash they are
@@ -212,6 +222,7 @@ pub(crate) async fn move_on(
     let steps = texts(|i| steps_text(i.id, &i.steps))?;
     let locks = texts(|i| text(i.id, &i.locks))?;
     let seqs: Vec<i64> = instances().map(|i| i.seq).collect();
+    let ignored: Vec<i32> = instances().map(|i| i.ignored).collect();
     let timers = moved.iter().map(|m| text(m.instance.id, m.agenda));
     let timers: Vec<String> = timers.collect::<Result<_, _>>()?;
     let looks: Vec<_> = moved.iter().map(|m| m.look_at).collect();
@@ -226,25 +237,26 @@ pub(crate) async fn move_on(
                    waiting_step = new.waiting_step, waiting_phase = new.waiting_phase,
                    waiting_round = new.waiting_round, waiting_attempt = new.waiting_attempt,
                    waiting_until = new.waiting_until, seq = new.seq, timers = new.timers::json,
-                   look_at = new.look_at, failures = 0, updated_at = statement_timestamp(),
+                   look_at = new.look_at, ignored = new.ignored, failures = 0,
+                   updated_at = statement_timestamp(),
                    ended_at = case when new.waiting_for is null
                                    then coalesce(i.ended_at, statement_timestamp()) end
                from unnest($1::uuid[], $2::bigint[], $3::integer[], $4::text[], $5::text[],
                            $6::boolean[], $7::boolean[], $8::text[], $9::text[], $10::text[],
                            $11::text[], $12::text[], $13::text[], $14::text[], $15::text[],
                            $16::integer[], $17::integer[], $18::timestamptz[], $19::bigint[],
-                           $20::text[], $21::timestamptz[])
+                           $20::text[], $21::timestamptz[], $22::integer[])
                     as new (id, expected, version, hash, status, paused, late, reason,
                             parked_reason, data, steps, locks, waiting_for, waiting_step,
                             waiting_phase, waiting_round, waiting_attempt, waiting_until, seq,
-                            timers, look_at)
+                            timers, look_at, ignored)
                where i.id = new.id and i.seq = new.expected
                  and new.expected > 0 and new.seq > new.expected and new.version > 0
                returning 1),
            recorded as (
                insert into saga.event (saga_id, seq, kind, body, origin)
                select new.saga_id, new.seq, new.kind, new.body::json, new.origin::json
-               from unnest($22::uuid[], $23::bigint[], $24::text[], $25::text[], $26::text[])
+               from unnest($23::uuid[], $24::bigint[], $25::text[], $26::text[], $27::text[])
                     as new (saga_id, seq, kind, body, origin))
            select count(*) as "moved!" from moved"#,
         &ids,
@@ -268,6 +280,7 @@ pub(crate) async fn move_on(
         &seqs,
         &timers,
         looks as Vec<Option<DateTime<Utc>>>,
+        &ignored,
         &new.ids,
         &new.seqs,
         &new.kinds,
@@ -278,6 +291,18 @@ pub(crate) async fn move_on(
     .await?)
 }
 
+/// Gives a saga other tags: those of another version of its definition.
+pub(crate) async fn set_tags(tx: &mut PgTransaction<'_>, instance: &Instance) -> Result<(), Error> {
+    sqlx::query!(
+        "update saga.instance set tags = $2 where id = $1",
+        instance.id,
+        json(instance.id, &instance.tags)?
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Records that histories grew by events that left their sagas' states alone. Returns how many.
 pub(crate) async fn advance_seqs(
     tx: &mut PgTransaction<'_>,
@@ -286,14 +311,17 @@ pub(crate) async fn advance_seqs(
     let ids: Vec<Uuid> = moved.iter().map(|m| m.instance.id).collect();
     let expected: Vec<i64> = moved.iter().map(|m| m.expected_seq).collect();
     let seqs: Vec<i64> = moved.iter().map(|m| m.instance.seq).collect();
+    let ignored: Vec<i32> = moved.iter().map(|m| m.instance.ignored).collect();
     let done = sqlx::query!(
-        "update saga.instance i set seq = new.seq
-         from unnest($1::uuid[], $2::bigint[], $3::bigint[]) as new (id, expected, seq)
+        "update saga.instance i set seq = new.seq, ignored = new.ignored
+         from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::integer[])
+              as new (id, expected, seq, ignored)
          where i.id = new.id and i.seq = new.expected
            and new.expected > 0 and new.seq > new.expected",
         &ids,
         &expected,
-        &seqs
+        &seqs,
+        &ignored
     )
     .execute(&mut **tx)
     .await?;
@@ -304,16 +332,18 @@ pub(crate) async fn advance_seqs(
 pub(crate) async fn load_for_update(
     tx: &mut PgTransaction<'_>,
     ids: &[Uuid],
-) -> Result<Vec<Loaded>, Error> {
+) -> Result<Vec<Locked>, sqlx::Error> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
-    let asked = Instant::now();
     let rows = sqlx::query_as!(
         Row,
-        r#"select i.id, i.definition, i.version, i.hash, i.business_key, i.tags, i.status, i.paused,
-                  i.late, i.reason, i.parked_reason, i.data, i.steps::text as "steps!",
-                  i.locks::text as "locks!", i.timers::text as "timers!", i.look_at, i.seq,
-                  statement_timestamp() as "now!"
+        r#"select i.id, i.definition, i.version, i.hash, i.business_key, i.tags::text as "tags!",
+                  i.status, i.paused,
+                  i.late, i.reason, i.parked_reason, i.data::text as "data!",
+                  i.steps::text as "steps!", i.locks::text as "locks!", i.timers::text as "timers!",
+                  i.waiting_for, i.waiting_step,
+                  case when isfinite(i.look_at) then i.look_at end as look_at, i.ignored, i.seq,
+                  clock_timestamp() as "now!"
            from unnest($1::uuid[]) as wanted (id)
            cross join lateral (
                select * from saga.instance where id = wanted.id for update) as i"#,
@@ -321,8 +351,7 @@ pub(crate) async fn load_for_update(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let waited = asked.elapsed();
-    rows.into_iter().map(|row| row.parse(waited)).collect()
+    Ok(rows.into_iter().map(Row::locked).collect())
 }
 
 /// Reads the saga a business key belongs to.
@@ -333,16 +362,18 @@ pub(crate) async fn load_by_business_key(
 ) -> Result<Option<Loaded>, Error> {
     let row = sqlx::query_as!(
         Row,
-        r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                  parked_reason, data, steps::text as "steps!", locks::text as "locks!",
-                  timers::text as "timers!", look_at, seq, statement_timestamp() as "now!"
+        r#"select id, definition, version, hash, business_key, tags::text as "tags!", status, paused,
+                  late, reason, parked_reason, data::text as "data!", steps::text as "steps!",
+                  locks::text as "locks!", timers::text as "timers!", waiting_for, waiting_step,
+                  case when isfinite(look_at) then look_at end as look_at, ignored, seq,
+                  statement_timestamp() as "now!"
            from saga.instance where business_key = $1 and definition = $2"#,
         business_key,
         definition
     )
     .fetch_optional(&mut **tx)
     .await?;
-    row.map(|row| row.parse(Duration::ZERO)).transpose()
+    row.map(Row::parse).transpose()
 }
 
 /// Events of one saga; the first of them gets the number after `last_seq`.
@@ -461,6 +492,7 @@ impl<'a> Anomaly<'a> {
                 phase,
                 round,
                 outcome,
+                ..
             } if IgnoredBecause::is_anomaly(*reason) => {
                 (reason.as_str(), step, *phase, *round, *outcome)
             }
@@ -520,9 +552,25 @@ pub(crate) async fn insert_anomalies(
 
 /// The timers of a saga whose row is locked and that has not moved on otherwise.
 pub(crate) struct Rescheduled<'a> {
-    pub(crate) id: Uuid,
+    pub(crate) instance: &'a Instance,
     pub(crate) agenda: &'a Agenda,
     pub(crate) look_at: Option<DateTime<Utc>>,
+    /// Whether it waits for the relay.
+    pub(crate) put_off: bool,
+}
+
+impl Rescheduled<'_> {
+    fn waiting(&self) -> (Option<String>, Option<DateTime<Utc>>) {
+        let Some(waiting) = self.instance.waiting() else {
+            return (None, None);
+        };
+        let what = match self.put_off {
+            true => WaitingFor::Relay,
+            false => waiting.what,
+        };
+        let until = self.agenda.until(&waiting.step, waiting.phase.as_str());
+        (Some(what.to_string()), until)
+    }
 }
 
 /// Writes the timers of sagas whose locks are held and that have not moved on otherwise.
@@ -530,19 +578,23 @@ pub(crate) async fn reschedule(
     tx: &mut PgTransaction<'_>,
     sagas: &[Rescheduled<'_>],
 ) -> Result<(), Error> {
-    let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.id).collect();
-    let timers = sagas.iter().map(|saga| text(saga.id, saga.agenda));
+    let ids: Vec<Uuid> = sagas.iter().map(|saga| saga.instance.id).collect();
+    let timers = sagas.iter().map(|saga| text(saga.instance.id, saga.agenda));
     let timers: Vec<String> = timers.collect::<Result<_, _>>()?;
     let looks: Vec<_> = sagas.iter().map(|saga| saga.look_at).collect();
+    let (waiting, untils): (Vec<_>, Vec<_>) = sagas.iter().map(Rescheduled::waiting).unzip();
     sqlx::query!(
         "update saga.instance i
-         set timers = new.timers::json, look_at = new.look_at, failures = 0
-         from unnest($1::uuid[], $2::text[], $3::timestamptz[]) with ordinality
-              as new (id, timers, look_at, place)
+         set timers = new.timers::json, look_at = new.look_at, failures = 0,
+             waiting_for = new.waiting_for, waiting_until = new.waiting_until
+         from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::timestamptz[])
+              with ordinality as new (id, timers, look_at, waiting_for, waiting_until, place)
          where i.id = new.id and new.timers > '' and new.place > 0",
         &ids,
         &timers,
-        looks as Vec<Option<DateTime<Utc>>>
+        looks as Vec<Option<DateTime<Utc>>>,
+        waiting as Vec<Option<String>>,
+        untils as Vec<Option<DateTime<Utc>>>
     )
     .execute(&mut **tx)
     .await?;
@@ -557,8 +609,16 @@ pub(crate) async fn wake(
     let ids: Vec<Uuid> = granted.iter().map(|granted| granted.saga_id).collect();
     let resources: Vec<String> = granted.iter().map(|g| g.resource.clone()).collect();
     sqlx::query!(
-        "update saga.instance i
-         set timers = (i.timers::jsonb || new.timers)::json, look_at = statement_timestamp()
+        r"update saga.instance i
+         -- As text, so that no content of a row can fail the others; what is no list stays as it
+         -- is and is found out when it is read.
+         set timers = case when json_typeof(i.timers) = 'array' then
+                 (regexp_replace(i.timers::text, '\s*\]\s*$', '')
+                  || case when json_array_length(i.timers) > 0 then ',' else '' end
+                  || substr(new.timers::text, 2))::json
+                 else i.timers end,
+             look_at = case when not (i.status = 'parked' and i.waiting_step = '')
+                            then statement_timestamp() end
          from (select saga_id, jsonb_agg(jsonb_build_array(
                    resource, $3::text, 0, 0,
                    (extract(epoch from statement_timestamp()) * 1e6)::bigint)) as timers
@@ -583,11 +643,16 @@ pub(crate) struct Versions {
     pub(crate) versions: Vec<i32>,
 }
 
-/// Whether the timers of any saga have to be looked at.
-pub(crate) async fn is_any_due(tx: &mut PgTransaction<'_>) -> Result<bool, sqlx::Error> {
+/// The moment, if no saga's timers have to be looked at that have become due since then.
+pub(crate) async fn nothing_due(
+    tx: &mut PgTransaction<'_>,
+    since: Option<DateTime<Utc>>,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"select coalesce(min(look_at) <= statement_timestamp(), false) as "any!"
-           from saga.instance"#
+        "select case when coalesce(min(look_at) > statement_timestamp(), true)
+                     then statement_timestamp() end
+         from saga.instance where look_at >= coalesce($1::timestamptz, '-infinity')",
+        since
     )
     .fetch_one(&mut **tx)
     .await
@@ -599,30 +664,74 @@ pub(crate) async fn is_any_due(tx: &mut PgTransaction<'_>) -> Result<bool, sqlx:
 pub(crate) async fn lock_due_instances(
     tx: &mut PgTransaction<'_>,
     known: &Versions,
+    since: Option<DateTime<Utc>>,
     limit: i64,
-) -> Result<Vec<Loaded>, Error> {
+) -> Result<Vec<Locked>, sqlx::Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                  parked_reason, data, steps::text as "steps!", locks::text as "locks!",
-                  timers::text as "timers!", look_at, seq, statement_timestamp() as "now!"
+        r#"select id, definition, version, hash, business_key, tags::text as "tags!", status, paused,
+                  late, reason, parked_reason, data::text as "data!", steps::text as "steps!",
+                  locks::text as "locks!", timers::text as "timers!", waiting_for, waiting_step,
+                  case when isfinite(look_at) then look_at end as look_at, ignored, seq,
+                  statement_timestamp() as "now!"
            from saga.instance
            where id = any (array(
                select due.id from saga.instance due
                where due.look_at <= statement_timestamp()
+                 and due.look_at >= coalesce($4::timestamptz, '-infinity')
                  and exists (
                      select from unnest($1::text[], $2::integer[]) as known (name, version)
                      where known.name = due.definition and known.version = due.version offset 0)
+                 -- It has its answer: that is decided before anything is overdue. Not waited for
+                 -- where it goes on failing.
+                 and not exists (
+                     select from saga.pending kept
+                     where kept.saga_id = due.id and kept.not_before is not null
+                       and kept.failures < 5 offset 0)
                order by due.look_at limit 2 * $3::bigint))
            order by id limit $3::bigint for update skip locked"#,
         &known.names,
         &known.versions,
-        limit
+        limit,
+        since
     )
     .fetch_all(&mut **tx)
     .await?;
-    let parsed = rows.into_iter().map(|row| row.parse(Duration::ZERO));
-    parsed.collect()
+    let locked = rows.into_iter().map(Row::locked);
+    Ok(locked.collect())
+}
+
+/// In which transaction each of these attempts was last sent; none where the history does not say.
+pub(crate) async fn sent_in(
+    tx: &mut PgTransaction<'_>,
+    attempts: &[(Uuid, Attempt)],
+) -> Result<Vec<Option<String>>, sqlx::Error> {
+    let ids: Vec<Uuid> = attempts.iter().map(|(id, _)| *id).collect();
+    let steps: Vec<String> = attempts.iter().map(|(_, a)| a.step.clone()).collect();
+    let phases: Vec<String> = attempts.iter().map(|(_, a)| a.phase.to_string()).collect();
+    let rounds: Vec<String> = attempts.iter().map(|(_, a)| a.round.to_string()).collect();
+    let numbers: Vec<String> = attempts
+        .iter()
+        .map(|(_, a)| a.attempt.to_string())
+        .collect();
+    sqlx::query_scalar!(
+        r#"select (select e.xid::text from saga.event e
+                   where e.saga_id = asked.saga_id and e.kind in ('command_sent', 'probe_sent')
+                     and e.body ->> 'step' = asked.step and e.body ->> 'round' = asked.round
+                     and e.body ->> 'attempt' = asked.attempt
+                     and coalesce(e.body ->> 'phase', 'action') = asked.phase
+                   order by e.seq desc limit 1) as xid
+           from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) with ordinality
+                as asked (saga_id, step, phase, round, attempt, place)
+           order by asked.place"#,
+        &ids,
+        &steps,
+        &phases,
+        &rounds,
+        &numbers
+    )
+    .fetch_all(&mut **tx)
+    .await
 }
 
 /// The `traceparent` that each of these sagas was last on, of those that were on one within the last
@@ -645,6 +754,66 @@ pub(crate) async fn last_traces(
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows.into_iter().map(|row| (row.id, row.trace)).collect())
+}
+
+/// Parks a saga as a whole, without reading anything of it: its steps, timers and data stay as they
+/// are. One that is parked as a whole already stays as it is.
+pub(crate) async fn stop(
+    tx: &mut PgTransaction<'_>,
+    id: Uuid,
+    reason: &str,
+) -> Result<Stopped, sqlx::Error> {
+    let known = sqlx::query!(
+        r#"with known as (
+               select id, status, waiting_step, definition,
+                      greatest(seq, (select max(seq) from saga.event e where e.saga_id = i.id)) as seq
+               from saga.instance i where id = $1 and ended_at is null for update),
+           stopped as (
+               update saga.instance i set
+                   status = 'parked', parked_reason = $2, seq = known.seq + 1, look_at = null,
+                   failures = 0, waiting_for = 'person', waiting_step = '', waiting_phase = 'action',
+                   waiting_round = 0, waiting_attempt = 0, waiting_until = null,
+                   updated_at = statement_timestamp()
+               from known
+               where i.id = known.id
+                 and not (known.status = 'parked' and known.waiting_step is not distinct from '')
+               returning i.id, i.seq),
+           recorded as (
+               insert into saga.event (saga_id, seq, kind, body)
+               select id, seq, 'parked', json_build_object('type', 'parked', 'step', '',
+                   'reason', $2::text, 'awaits_reply', false)
+               from stopped)
+           select definition as "definition!", exists (select from stopped) as "now!" from known"#,
+        id,
+        reason
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(match known {
+        Some(known) if known.now => Stopped::Now(known.definition),
+        Some(_) => Stopped::Already,
+        None => Stopped::Gone,
+    })
+}
+
+/// What became of [`stop`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// It is parked from now on. Its definition's name.
+    Now(String),
+    /// It was before.
+    Already,
+    /// It has ended, or is not here.
+    Gone,
+}
+
+/// Fails where a statement of the transaction has failed and nobody said so: PostgreSQL would answer
+/// the commit with a rollback, and nobody would hear of it.
+pub(crate) async fn must_be_alive(tx: &mut PgTransaction<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!("select 1 as alive")
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// Puts off looking at the timers of a saga whose firing failed, each time for longer, up to five
@@ -673,47 +842,63 @@ struct Row {
     version: i32,
     hash: String,
     business_key: String,
-    tags: Value,
+    // JSON as text, so that what cannot be decoded is one row's fault and not the statement's.
+    tags: String,
     status: String,
     paused: bool,
     late: bool,
     reason: Option<String>,
     parked_reason: Option<String>,
-    data: Value,
+    data: String,
     steps: String,
     locks: String,
     timers: String,
+    waiting_for: Option<String>,
+    waiting_step: Option<String>,
     look_at: Option<DateTime<Utc>>,
+    ignored: i32,
     seq: i64,
     now: DateTime<Utc>,
 }
 
 impl Row {
-    /// `waited` has passed since the statement that read it began.
-    fn parse(self, waited: Duration) -> Result<Loaded, Error> {
+    fn locked(self) -> Locked {
+        Locked {
+            id: self.id,
+            loaded: self.parse(),
+        }
+    }
+
+    fn parse(self) -> Result<Loaded, Error> {
         let id = self.id;
+        let status: Status = self.status.parse().map_err(|e| corrupt(id, e))?;
         let instance = Instance {
             id,
             definition: self.definition,
             version: self.version,
             hash: self.hash,
             business_key: self.business_key,
-            tags: from_json(id, self.tags)?,
-            status: self.status.parse().map_err(|e| corrupt(id, e))?,
+            tags: column(id, "tags", &self.tags)?,
+            status,
             paused: self.paused,
             late: self.late,
             reason: self.reason,
             parked_reason: self.parked_reason,
-            data: self.data,
-            steps: from_text(id, &self.steps)?,
-            locks: from_text(id, &self.locks)?,
+            stopped: status == Status::Parked && self.waiting_step.is_some_and(|s| s.is_empty()),
+            data: column(id, "data", &self.data)?,
+            steps: column(id, "steps", &self.steps)?,
+            locks: column(id, "locks", &self.locks)?,
+            ignored: self.ignored,
             seq: self.seq,
         };
+        let agenda: Agenda = column(id, "timers", &self.timers)?;
+        agenda.check().map_err(|error| corrupt(id, error))?;
         Ok(Loaded {
             instance,
-            agenda: from_text(id, &self.timers)?,
+            agenda,
             look_at: self.look_at,
-            now: self.now + waited,
+            put_off: self.waiting_for.as_deref() == Some(WaitingFor::Relay.as_str()),
+            now: self.now,
         })
     }
 }
@@ -749,6 +934,16 @@ pub(crate) fn parse_steps(id: Uuid, steps: Value) -> Result<Vec<StepState>, Erro
 /// Any column of JSON.
 pub(crate) fn from_json<T: serde::de::DeserializeOwned>(id: Uuid, json: Value) -> Result<T, Error> {
     serde_json::from_value(json).map_err(|error| corrupt(id, error))
+}
+
+/// PostgreSQL keeps no NUL in text or in JSON.
+pub(crate) fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(fields) => fields.iter().any(|(k, v)| k.contains('\0') || has_nul(v)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// A row of this saga that nobody can read.
@@ -787,8 +982,15 @@ fn steps_text(id: Uuid, steps: &[StepState]) -> Result<String, Error> {
     text(id, &rows)
 }
 
-fn from_text<T: serde::de::DeserializeOwned>(id: Uuid, json: &str) -> Result<T, Error> {
-    serde_json::from_str(json).map_err(|error| corrupt(id, error))
+fn column<T: serde::de::DeserializeOwned>(id: Uuid, name: &str, json: &str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| {
+        let reason = match name {
+            // Words and numbers of ours: which of them is unknown may be said.
+            "steps" => error.to_string(),
+            _ => without_content(&error),
+        };
+        corrupt(id, format!("column {name}: {reason}"))
+    })
 }
 
 fn text(id: Uuid, value: &impl serde::Serialize) -> Result<String, Error> {

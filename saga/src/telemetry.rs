@@ -6,11 +6,12 @@
 //! | `saga_ended_total` | counter | definition, status | sagas completed or compensated |
 //! | `saga_parked_total` | counter | definition | times a saga came to wait for a person |
 //! | `saga_parked_instances` | gauge | definition | sagas that wait for a person now, in the whole database |
+//! | `saga_unattended_instances` | gauge | definition, version | open sagas of a version that no replica has, in the whole database; counted up to 1,000 |
 //! | `saga_resumed_total` | counter | definition | times a parked saga got its answer after all |
 //! | `saga_step_outcomes_total` | counter | definition, step, phase, outcome | settled operations |
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
-//! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions |
+//! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions, or until their sagas are resumed |
 //! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
@@ -25,6 +26,7 @@
 //! | `saga_lock_unnoticed` | gauge | — | claims granted whose sagas have not had their turn |
 //! | `saga_lock_oldest_waiting_seconds` | gauge | — | how long the oldest of those waits; 0 if none does |
 //! | `saga_lock_oldest_held_seconds` | gauge | — | how long the oldest claim is held; 0 if none is |
+//! | `saga_lock_ended_holders_total` | counter | — | ended sagas that claimed something still, and do not any more |
 //! | `saga_retention_forgotten_total` | counter | — | ended sagas removed with their history |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
 //! | `saga_external_total` | counter | step, answer | what effects outside of the database answered when called, probed or revoked |
@@ -67,6 +69,11 @@ pub(crate) fn stream_opened() {
 /// It does not any more.
 pub(crate) fn stream_closed() {
     gauge!("saga_streams_open").decrement(1.0);
+}
+
+/// A saga was parked as a whole.
+pub(crate) fn stopped(definition: String) {
+    counter!("saga_parked_total", "definition" => definition).increment(1);
 }
 
 /// Counts what a decision recorded.
@@ -157,6 +164,11 @@ fn settled(definition: String, step: &str, phase: Phase, outcome: &'static str) 
     .increment(1);
 }
 
+/// A reply that changed nothing was not even recorded: its saga has enough of them.
+pub(crate) fn reply_unrecorded() {
+    counter!("saga_replies_ignored_total", "reason" => "unrecorded").increment(1);
+}
+
 /// Replies were kept for a replica that knows their sagas' versions.
 pub(crate) fn replies_kept(replies: usize) {
     counter!("saga_replies_kept_total").increment(replies as u64);
@@ -197,6 +209,9 @@ pub(crate) fn locks(seen: &Seen) {
     gauge!("saga_lock_unnoticed").set(seen.unnoticed as f64);
     gauge!("saga_lock_oldest_waiting_seconds").set(seen.oldest_waiting.as_secs_f64());
     gauge!("saga_lock_oldest_held_seconds").set(seen.oldest_held.as_secs_f64());
+    if !seen.ended.is_empty() {
+        counter!("saga_lock_ended_holders_total").increment(seen.ended.len() as u64);
+    }
 }
 
 /// So many sagas wait for a person. Every replica shows the same: take the largest, not the sum.
@@ -206,6 +221,19 @@ pub(crate) fn locks(seen: &Seen) {
 )]
 pub(crate) fn parked_now(definition: &str, sagas: i64) {
     gauge!("saga_parked_instances", "definition" => definition.to_owned()).set(sagas as f64);
+}
+
+/// So many sagas stand still because no replica has their version. Every replica shows the same.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; no more than 1,000 are counted"
+)]
+pub(crate) fn unattended_now(definition: &str, version: i32, sagas: i64) {
+    gauge!(
+        "saga_unattended_instances",
+        "definition" => definition.to_owned(), "version" => version.to_string()
+    )
+    .set(sagas as f64);
 }
 
 /// A saga of a bulk operation had its turn.
@@ -338,6 +366,7 @@ mod tests {
             phase: Phase::Action,
             round: 1,
             outcome: Outcome::Succeeded,
+            answer: None,
         };
         let parked = Event::Parked {
             step: "pay".to_owned(),
@@ -359,6 +388,7 @@ mod tests {
             ] {
                 count("trip", &event);
             }
+            reply_unrecorded();
         });
         ledger.written_as(&[
             "saga_replies_ignored_total reason=duplicate +1",
@@ -368,6 +398,7 @@ mod tests {
             "saga_step_outcomes_total definition=trip step=pay phase=action outcome=unknown +1",
             "saga_ended_total definition=trip status=completed +1",
             "saga_ended_total definition=trip status=compensated +1",
+            "saga_replies_ignored_total reason=unrecorded +1",
         ]);
     }
 
@@ -380,6 +411,7 @@ mod tests {
             oldest_waiting: Duration::from_millis(1500),
             oldest_held: Duration::from_secs(60),
             told: Vec::new(),
+            ended: vec![uuid::Uuid::nil()],
         };
         metrics::with_local_recorder(&ledger, || {
             let acquired = [Acquired::Granted, Acquired::Waiting, Acquired::TooLarge];
@@ -388,6 +420,7 @@ mod tests {
             locks(&seen);
             forgotten(5);
             parked_now("trip", 2);
+            unattended_now("trip", 1, 3);
         });
         ledger.written_as(&[
             "saga_lock_claims_total outcome=granted +1",
@@ -398,8 +431,10 @@ mod tests {
             "saga_lock_unnoticed =2",
             "saga_lock_oldest_waiting_seconds =1.5",
             "saga_lock_oldest_held_seconds =60",
+            "saga_lock_ended_holders_total +1",
             "saga_retention_forgotten_total +5",
             "saga_parked_instances definition=trip =2",
+            "saga_unattended_instances definition=trip version=1 =3",
         ]);
     }
 }

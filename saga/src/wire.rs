@@ -222,30 +222,31 @@ impl Reply {
     }
 
     /// With its payload. Of a success it is not read yet: only its step knows how.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Reply`], permanent, when a refusal is none.
-    pub fn answered(self, kind: &str, payload: &[u8]) -> Result<event::Reply, Error> {
+    #[must_use]
+    pub fn answered(self, kind: &str, payload: &[u8]) -> event::Reply {
         let Self { operation, outcome } = self;
         let answer = match outcome {
             Outcome::Succeeded => Answer::Succeeded {
                 kind: kind.to_owned(),
                 payload: payload.to_vec(),
             },
-            Outcome::Failed => {
-                let refusal = serde_json::from_slice(payload).map_err(|error| Error::Reply {
-                    step: operation.step.clone(),
+            Outcome::Failed => match serde_json::from_slice::<Refusal>(payload) {
+                // PostgreSQL's text cannot hold NUL.
+                Ok(Refusal { code, message }) => Answer::Failed(Refusal {
+                    code: code.replace('\0', "\u{fffd}"),
+                    message: message.replace('\0', "\u{fffd}"),
+                }),
+                Err(error) => Answer::Unreadable {
                     kind: kind.to_owned(),
+                    payload: payload.to_vec(),
                     reason: without_content(&error),
-                });
-                Answer::Failed(refusal?)
-            }
+                },
+            },
             Outcome::Compensated => Answer::Compensated,
             Outcome::NullCompensated => Answer::NullCompensated,
             Outcome::Tombstoned => Answer::Tombstoned,
         };
-        Ok(event::Reply { operation, answer })
+        event::Reply { operation, answer }
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Filters {
     #[arg(long, value_name = "NAME:VALUE")]
     tag: Option<String>,
 
-    /// Only those that wait for reply, backoff, round, probe, lock, late_reply or person.
+    /// Only those that wait for reply, backoff, round, probe, lock, late_reply, person or relay.
     #[arg(long, value_name = "WHAT")]
     waiting_for: Option<String>,
 

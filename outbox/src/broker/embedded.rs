@@ -15,7 +15,7 @@ use crate::{
     broker::{
         kafka::Kafka,
         seam::{
-            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Record,
+            Broker, DEFAULT_MAX_BYTES, Deliveries, Described, Limits, Producer, Progress, Record,
             Subscription, Topic, Tuning,
         },
     },
@@ -103,6 +103,14 @@ impl Broker for Embedded {
         topics: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Described>, Error>> {
         self.kafka.describe(topics)
+    }
+
+    fn progress<'a>(
+        &'a self,
+        group: &'a str,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Vec<Progress>>, Error>> {
+        self.kafka.progress(group, topics)
     }
 
     fn newest<'a>(

@@ -23,8 +23,8 @@ use crate::{
     broker::{
         kafka_consumer, kafka_describe, kafka_producer,
         seam::{
-            Broker, Deliveries, Described, Limits, Producer, Record, Retention, Subscription,
-            Topic, Tuning,
+            Broker, Deliveries, Described, Limits, Producer, Progress, Record, Retention,
+            Subscription, Topic, Tuning,
         },
     },
 };
@@ -237,6 +237,17 @@ impl Broker for Kafka {
             kafka_describe::settings(&self.admin, &mut described).await;
             Ok(described)
         })
+    }
+
+    fn progress<'a>(
+        &'a self,
+        group: &'a str,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Vec<Progress>>, Error>> {
+        let (config, group, topics) = (config(&self.bootstrap), group.to_owned(), topics.to_vec());
+        Box::pin(blocking(move || {
+            kafka_describe::progress(config, &group, &topics).map(Some)
+        }))
     }
 
     fn newest<'a>(

@@ -9,6 +9,7 @@ use rdkafka::{
     config::FromClientConfig,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionListElem,
 };
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     broker::{
         kafka::{Quiet, REQUEST_TIMEOUT},
         kafka_consumer,
-        seam::{Described, Record},
+        seam::{Described, Progress, Record},
     },
 };
 
@@ -113,6 +114,55 @@ pub(super) fn newest(
         }
     }
     Ok(records)
+}
+
+/// How far a group has come, without being one of its members. Blocks.
+pub(super) fn progress(
+    mut config: ClientConfig,
+    group: &str,
+    topics: &[String],
+) -> Result<Vec<Progress>, Error> {
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false");
+    let consumer = BaseConsumer::from_config(&config).map_err(away)?;
+    let mut places = TopicPartitionList::new();
+    for topic in topics {
+        let metadata = consumer
+            .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+            .map_err(away)?;
+        let partitions = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions());
+        let known = places.count();
+        partitions.for_each(|partition| {
+            places.add_partition(topic, partition.id());
+        });
+        if places.count() == known {
+            return Err(Error::Broker(format!("topic {topic} has no partitions")));
+        }
+    }
+    let committed = consumer
+        .committed_offsets(places, REQUEST_TIMEOUT)
+        .map_err(away)?;
+    let of = |place: &TopicPartitionListElem<'_>| {
+        let (topic, partition) = (place.topic(), place.partition());
+        let ends = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
+        let (first, end) = ends.map_err(away)?;
+        let next = match place.offset() {
+            Offset::Offset(next) => next.max(first),
+            _ => first,
+        };
+        let topic = topic.to_owned();
+        Ok(Progress {
+            topic,
+            partition,
+            next,
+            end,
+        })
+    };
+    committed.elements().iter().map(of).collect()
 }
 
 fn away(error: KafkaError) -> Error {

@@ -15,6 +15,6 @@ pub use kafka::Kafka;
 pub(crate) use refusal::{refusal, refusal_in};
 pub use seam::{
     Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass,
-    Limits, OnPoison, Outgoing, Producer, Record, Retention, SendError, Subscription, Topic,
-    Tuning,
+    Limits, OnPoison, Outgoing, Producer, Progress, Record, Retention, SendError, Subscription,
+    Topic, Tuning,
 };

@@ -64,6 +64,19 @@ pub trait Broker: Send + Sync + 'static {
         })
     }
 
+    /// How far a consumer group has come in each partition of these topics, whoever its members are.
+    /// `None` where the broker does not tell.
+    ///
+    /// Fails with [`Error::Broker`] when it is away, or a topic is unknown.
+    fn progress<'a>(
+        &'a self,
+        group: &'a str,
+        topics: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Vec<Progress>>, Error>> {
+        let _ = (group, topics);
+        Box::pin(ready(Ok(None)))
+    }
+
     /// The newest records of a topic, at most `each` of every partition, in no group.
     ///
     /// Fails with [`Error::Broker`] when it is away, or is of a kind that does not tell.
@@ -75,6 +88,19 @@ pub trait Broker: Send + Sync + 'static {
         let _ = (topic, each);
         Box::pin(async { Err(Error::Broker("this broker shows no records".to_owned())) })
     }
+}
+
+/// How far a consumer group has come in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's partition.
+    pub partition: i32,
+    /// The next record it has to handle, by what it has committed.
+    pub next: i64,
+    /// Where the broker will append the next record.
+    pub end: i64,
 }
 
 /// A topic as it is at the broker.

@@ -60,6 +60,23 @@ pub trait Handler: Send + Sync + 'static {
         tx: &mut PgTransaction<'_>,
         message: &Received,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Called before a message that failed for good is parked, in a new transaction that holds its
+    /// inbox row. Whoever has a better place than `outbox.inbox_parked` to keep it, and to show the
+    /// failure, writes it there and returns true: the message counts as handled then.
+    ///
+    /// # Errors
+    ///
+    /// Any; the message is parked then.
+    fn keep_refused(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        message: &Received,
+        error: &Error,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (tx, message, error);
+        async { Ok(false) }
+    }
 }
 
 /// Handles the new messages of a transaction together: one `insert … select from unnest(…)` instead
@@ -113,6 +130,21 @@ pub trait BatchHandler: Send + Sync + 'static {
         tx: &mut PgTransaction<'_>,
         batch: &[Received],
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// As [`Handler::keep_refused`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn keep_refused(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        message: &Received,
+        error: &Error,
+    ) -> impl Future<Output = Result<bool, Error>> + Send {
+        let _ = (tx, message, error);
+        async { Ok(false) }
+    }
 }
 
 /// Makes a [`Handler`] of a [`BatchHandler`]: `Consumer::new(…, Batched(handler))`.
@@ -135,5 +167,14 @@ impl<B: BatchHandler> Handler for Batched<B> {
 
     async fn handle(&self, _: &mut PgTransaction<'_>, _: &Received) -> Result<(), Error> {
         Ok(())
+    }
+
+    async fn keep_refused(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        message: &Received,
+        error: &Error,
+    ) -> Result<bool, Error> {
+        self.0.keep_refused(tx, message, error).await
     }
 }

@@ -78,6 +78,16 @@ impl<H: Handler> Handling<H> {
         Ok(())
     }
 
+    /// Asks the handler to keep a message that failed for good.
+    pub(super) async fn keep_refused(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        message: &Received,
+        error: &Error,
+    ) -> Result<bool, Error> {
+        caught(async { self.handler.keep_refused(tx, message, error).await }).await
+    }
+
     /// Ends a transaction in which a handler has been.
     pub(super) async fn commit(&self, mut tx: PgTransaction<'_>) -> Result<(), Error> {
         table::must_be_alive(&mut tx).await?;

@@ -26,12 +26,14 @@ mod parse;
 mod table;
 
 mod budget;
+mod caught_up;
 mod handling;
 
 mod parking;
 mod retention;
 
 pub use crate::broker::OnPoison;
+pub use caught_up::caught_up;
 pub use config::Config;
 pub use consumer::Consumer;
 pub use handler::{BatchHandler, Batched, Handler};

@@ -227,6 +227,10 @@ impl<H: Handler> Worker<H> {
             if sickness.is_none() {
                 sickness = budget.spend(&failed, config);
                 if sickness.is_some() {
+                    if self.is_kept(item, failed.error()).await {
+                        self.handling.metrics.outcome(Fate::Handled.as_str(), 1);
+                        return true;
+                    }
                     continue;
                 }
             }
@@ -277,6 +281,27 @@ impl<H: Handler> Worker<H> {
             Ok(Some(tx))
         };
         accepting.await.map_err(Failed::Before)
+    }
+
+    /// Whether the handler has kept a message that failed for good, so that it needs not be parked.
+    async fn is_kept(&self, item: &Item<'_>, error: &Error) -> bool {
+        let keeping = async {
+            let (Ok(message), Ok(Some(mut tx))) = (item.message, self.accept(item.id()).await)
+            else {
+                return Ok(false);
+            };
+            let kept = self.handling.keep_refused(&mut tx, message, error).await?;
+            match kept {
+                true => self.handling.commit(tx).await?,
+                false => tx.rollback().await?,
+            }
+            Ok::<_, Error>(kept)
+        };
+        keeping.await.unwrap_or_else(|error| {
+            let consumer = self.handling.label();
+            tracing::warn!(%error, message_id = %item.id(), %consumer, "could not be kept");
+            false
+        })
     }
 
     /// Parks a message that cannot be handled and blocks its key. It counts as handled from then

@@ -19,6 +19,7 @@ pub(crate) mod snapshot;
 mod source;
 pub(crate) mod table;
 mod topics;
+mod unsent;
 mod wire;
 
 pub use config::{Config, Profile};
@@ -30,3 +31,4 @@ pub use relay::{Relay, Status};
 pub use source::Source;
 pub use table::empty_partition_ahead;
 pub use topics::{declare, largest_and_smallest_limit, refresh_limits};
+pub use unsent::{Sent, unsent};

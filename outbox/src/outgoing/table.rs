@@ -6,7 +6,8 @@ use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgExecutor, postgres::PgConnectOptions, types::Json,
+    AssertSqlSafe, Connection, PgConnection, PgExecutor, PgTransaction, postgres::PgConnectOptions,
+    types::Json,
 };
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ use crate::{
         lease::Lease,
         ring::Tick,
         snapshot::{ParseError, Snapshot},
+        unsent::Sent,
     },
 };
 
@@ -182,6 +184,21 @@ pub(crate) async fn topics_of(
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(|row| (row.seq, row.topic)).collect())
+}
+
+/// Which messages the stored cursor has not passed, or that are held. See [`Sent`].
+pub(super) async fn unsent(tx: &mut PgTransaction<'_>, asked: &[Sent]) -> Result<Vec<bool>, Error> {
+    let xids: Vec<_> = asked.iter().map(|sent| sent.xid.clone()).collect();
+    let topics: Vec<_> = asked.iter().map(|sent| sent.topic.clone()).collect();
+    let keys: Vec<_> = asked.iter().map(|sent| sent.key.clone()).collect();
+    Ok(sqlx::query_scalar!(
+        r#"select outbox.unsent($1::text[], $2::text[], $3::text[]) as "unsent!""#,
+        xids as Vec<Option<String>>,
+        &topics,
+        &keys
+    )
+    .fetch_all(&mut **tx)
+    .await?)
 }
 
 // ---- the relay's row ----

@@ -4,6 +4,7 @@
 
 mod auditing;
 mod blocking;
+mod catching_up;
 mod consuming;
 mod doors;
 mod enqueueing;

@@ -6,6 +6,7 @@
 //! is sent once; that is the barrier's part. If we die here, the transaction is rolled back and
 //! whoever gets the same reply or timer next takes the turn.
 
+mod stop;
 mod turns;
 
 use std::{
@@ -32,13 +33,15 @@ use crate::{
     event::{Input, LockAnswer},
     instance::Instance,
     locks::{self, Acquired, Claim},
+    operation::check_saga_id,
     origin::Origin,
     replies::Replies,
     table::{self, Versions},
     timers::Timers,
 };
 
-pub(crate) use turns::Turns;
+pub(crate) use stop::stop;
+pub(crate) use turns::{Failed, Turns};
 
 /// Steers the sagas of its definitions. Cheap to clone; any number of replicas may run.
 #[derive(Clone)]
@@ -98,7 +101,8 @@ impl Coordinator {
     /// # Errors
     ///
     /// [`Error::UnknownDefinition`], [`Error::Data`] when `data` is of another type than the
-    /// definition's, [`Error::IdTaken`], or the database's.
+    /// definition's, [`Error::Claim`], [`Error::IdTaken`], [`Error::SagaId`] when the id is not a
+    /// UUIDv7 of about now, or the database's. The transaction must be rolled back then.
     pub async fn start<D: Serialize + Sync>(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -157,7 +161,8 @@ impl Coordinator {
         data: Value,
     ) -> Result<Instance, Error> {
         let defined = self.newest(definition)?;
-        let (instance, decision) = decide::start(&defined.plan, saga_id, business_key, &data)?;
+        let start = || decide::start(&defined.plan, saga_id, business_key, &data);
+        let (instance, decision) = outbox::caught_in(start)?;
         let claims = claims_of(&decision.effects, saga_id);
         let timers = turns::timers_of(&decision.effects);
         let events = &decision.events;
@@ -167,6 +172,7 @@ impl Coordinator {
             let existing = table::load_by_business_key(tx, definition, business_key).await?;
             return Ok(existing.ok_or(Error::IdTaken(saga_id))?.instance);
         };
+        check_saga_id(saga_id, now)?;
         let mut turns = Turns::begun(self, instance, decision, now);
         for ((_, claim), acquired) in claims.iter().zip(locks::acquire(tx, &claims).await?) {
             let granted = match acquired {

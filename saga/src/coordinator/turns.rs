@@ -3,10 +3,10 @@
 //! Each kind of row takes one statement, however many sagas there are. If anything fails, the
 //! caller rolls back and takes the turns one by one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
-use outbox::Message;
+use outbox::{Message, fault::Fault};
 use sqlx::PgTransaction;
 use tracing::{Instrument, Span, info_span};
 use uuid::Uuid;
@@ -16,19 +16,53 @@ use crate::{
     agenda::Agenda,
     coordinator::{Coordinator, Defined},
     decide::{self, Command, Decision, Effect},
-    definition::{Ended, Hooks, Parked, StepSettled},
-    event::{Event, Input, Reply, Timer},
-    instance::{Instance, Status},
+    definition::{Ended, Hooks, Parked, Plan, StepSettled},
+    event::{Attempt, Event, Input, Reply, Timer},
+    instance::{Instance, Status, WaitingFor},
     intervention::Intervention,
     locks,
-    operation::Phase,
+    operation::{Operation, Phase},
     origin::Origin,
-    table::{self, Anomaly, Begun, History, Loaded, Moved, Rescheduled, corrupt},
+    pending::table as kept,
+    table::{self, Anomaly, Begun, History, Loaded, Moved, Rescheduled},
     telemetry, wire,
 };
 
 /// What a command's trace goes on from: `traceparent` and `tracestate` of what caused it.
 type Trace = Vec<(&'static str, String)>;
+
+/// How soon it is asked again whether a command has been sent, at least and at most.
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
+/// A hook has caught an error of the database and said nothing.
+const SWALLOWED: &str =
+    "a hook swallowed an error of the database: its transaction cannot be committed";
+
+/// What could not be decided about a saga, and why.
+pub(crate) struct Failed {
+    /// For a person: `the deadline could not be decided`.
+    pub(crate) what: &'static str,
+    /// Of which step, with its phase and numbers; empty where it is the whole saga's.
+    pub(crate) of: String,
+    pub(crate) error: Error,
+}
+
+impl Failed {
+    pub(crate) fn new(what: &'static str, error: impl Into<Error>) -> Self {
+        Self {
+            what,
+            of: String::new(),
+            error: error.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}: {}", self.what, self.of, self.error)
+    }
+}
 
 /// Sagas whose rows are locked, and what was decided about them since.
 pub(crate) struct Turns<'c> {
@@ -42,6 +76,10 @@ struct Taking {
     agenda: Agenda,
     /// When its row says that its timers are to be looked at.
     look_at: Option<DateTime<Utc>>,
+    /// Whether it waited for the relay.
+    was_put_off: bool,
+    /// Whether it does.
+    put_off: bool,
     now: DateTime<Utc>,
     /// The number its row has.
     written_seq: i64,
@@ -49,7 +87,8 @@ struct Taking {
     recorded: usize,
     /// Whether its timers were looked at.
     looked: bool,
-    claims_resources: bool,
+    /// Whether it was parked as a whole.
+    stopped: bool,
     events: Vec<Event>,
     /// Of each event.
     origins: Vec<Option<Origin>>,
@@ -67,16 +106,19 @@ impl<'c> Turns<'c> {
                 instance,
                 agenda,
                 look_at,
+                put_off,
                 now,
             } = loaded;
             let taking = Taking {
                 agenda,
                 look_at,
+                was_put_off: put_off,
+                put_off: false,
                 now,
                 written_seq: instance.seq,
                 recorded: 0,
                 looked: false,
-                claims_resources: !instance.locks.is_empty(),
+                stopped: instance.stopped,
                 events: Vec::new(),
                 origins: Vec::new(),
                 effects: Vec::new(),
@@ -102,11 +144,13 @@ impl<'c> Turns<'c> {
         let mut taking = Taking {
             agenda: Agenda::default(),
             look_at: None,
+            was_put_off: false,
+            put_off: false,
             now,
             written_seq: instance.seq,
             recorded: decision.events.len(),
             looked: false,
-            claims_resources: !instance.locks.is_empty(),
+            stopped: false,
             // They are written.
             origins: vec![None; decision.events.len()],
             events: decision.events,
@@ -149,9 +193,24 @@ impl<'c> Turns<'c> {
     }
 
     /// As [`Turns::take`], of an answer and where it came from.
-    pub(crate) fn take_answer(&mut self, reply: Reply, from: &Origin) -> Result<&Instance, Error> {
-        let id = reply.operation.saga_id;
-        self.take_from(id, &Input::Reply(reply), Some(from))
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`], as [`Turns::fire`].
+    pub(crate) fn take_answer(&mut self, reply: Reply, from: &Origin) -> Result<&Instance, Failed> {
+        let Operation {
+            saga_id,
+            step,
+            phase,
+            round,
+        } = reply.operation.clone();
+        let outcome = reply.answer.outcome();
+        let taken = self.take_from(saga_id, &Input::Reply(reply), Some(from));
+        taken.map_err(|error| Failed {
+            what: "cannot decide about the answer",
+            of: format!(" `{outcome}` to the {phase} of {step}, round {round}"),
+            error,
+        })
     }
 
     fn take_from(
@@ -161,42 +220,102 @@ impl<'c> Turns<'c> {
         answer: Option<&Origin>,
     ) -> Result<&Instance, Error> {
         let taking = self.sagas.get_mut(&id).ok_or(Error::UnknownSaga(id))?;
-        let defined = self.coordinator.pinned(&taking.instance)?;
-        let decided = decide::step(&defined.plan, taking.instance.clone(), input)?;
+        let plan = &self.coordinator.pinned(&taking.instance)?.plan;
+        let decided = outbox::caught_in(|| decide::step(plan, taking.instance.clone(), input))?;
+        can_be_stored(plan, &decided)?;
+        if matches!(input, Input::Reply(_)) && decided.1.events.is_empty() {
+            telemetry::reply_unrecorded();
+        }
         taking.go_on(decided, answer);
         Ok(&taking.instance)
     }
 
-    /// Decides about every timer that is due, the longest overdue of a saga first. How many there
-    /// were. `traces`: the `traceparent` each saga was last on, on which it goes on.
+    /// The attempts of these sagas whose answers are overdue, with the topics of their commands.
+    pub(crate) fn overdue(&self) -> Vec<(Uuid, Attempt, &'c str)> {
+        let overdue = self.sagas.iter().flat_map(|(&id, taking)| {
+            let plan = self.coordinator.pinned(&taking.instance).ok();
+            let due = taking.agenda.due_attempts(taking.now).into_iter();
+            due.filter_map(move |due| {
+                let awaited = taking.instance.step(&due.step)?.waiting?;
+                let sent = matches!(awaited, WaitingFor::Reply | WaitingFor::Probe);
+                let step = plan?.plan.step(&due.step).ok().filter(|_| sent)?;
+                Some((id, due, step.topic.as_str()))
+            })
+        });
+        overdue.collect()
+    }
+
+    /// An attempt is overdue whose command has not been sent, or was sent while its timer was put off:
+    /// nobody has ignored it yet. It costs nothing, and has its whole time once more.
+    pub(crate) fn put_off(&mut self, id: Uuid, due: &Attempt, unsent: bool) {
+        let Some(taking) = self.sagas.get_mut(&id) else {
+            return;
+        };
+        if !unsent && !taking.was_put_off {
+            return;
+        }
+        let plan = self.coordinator.pinned(&taking.instance);
+        let step = plan.and_then(|defined| defined.plan.step(&due.step));
+        let Ok(step) = step else {
+            return;
+        };
+        taking.put_off |= unsent;
+        taking.looked = true;
+        let after = step.timeout_of(due.phase);
+        let after = if unsent {
+            after.min(LONGEST_LOOK).max(SHORTEST_LOOK)
+        } else {
+            after
+        };
+        let timer = Timer::Attempt(due.clone());
+        taking.agenda.set(&timer, taking.now, after);
+    }
+
+    /// Decides about every timer of a saga that is due, the longest overdue first. How many there
+    /// were. `trace`: the `traceparent` it was last on, on which it goes on.
     ///
     /// # Errors
     ///
-    /// As [`Turns::take`], and [`Error::Corrupt`].
-    pub(crate) fn fire(&mut self, traces: &BTreeMap<Uuid, String>) -> Result<usize, Error> {
-        let mut due = Vec::new();
-        for (&id, taking) in &mut self.sagas {
-            taking.looked = true;
-            let timers = taking.agenda.take_due(taking.now);
-            let timers = timers.map_err(|error| corrupt(id, error))?;
-            due.extend(timers.into_iter().map(|timer| (id, timer)));
-        }
+    /// [`Failed`] at the first timer that cannot be decided. Nothing of the saga may be written then,
+    /// see [`Turns::forget`].
+    pub(crate) fn fire(&mut self, id: Uuid, trace: Option<&String>) -> Result<usize, Failed> {
+        let Some(taking) = self.sagas.get_mut(&id) else {
+            return Ok(0);
+        };
+        taking.looked = true;
+        let due = taking.agenda.take_due(taking.now);
         let fired = due.len();
-        for (id, timer) in due {
-            let step = match &timer {
-                Timer::Attempt(attempt) => attempt.step.as_str(),
-                Timer::Deadline | Timer::Lock { .. } => "",
+        for timer in due {
+            let (step, of) = match &timer {
+                Timer::Attempt(Attempt {
+                    step,
+                    phase,
+                    round,
+                    attempt,
+                }) => {
+                    let of = format!(" of the {phase} of {step}, round {round}, attempt {attempt}");
+                    (step.clone(), of)
+                }
+                Timer::Deadline => (String::new(), " of its deadline".to_owned()),
+                Timer::Lock { resource } => (String::new(), format!(" of the grant of {resource}")),
             };
             let span = info_span!("saga.timer", saga_id = %id, step);
-            let trace = match traces.get(&id) {
+            let trace = match trace {
                 Some(traceparent) => outbox::resume(&span, traceparent),
                 None => outbox::carry(&span),
             };
             self.because_of(id, &span, trace);
             let _inside = span.enter();
-            self.take(id, &Input::Timer(timer))?;
+            let taken = self.take(id, &Input::Timer(timer));
+            let what = "cannot decide about the timer";
+            taken.map_err(|error| Failed { what, of, error })?;
         }
         Ok(fired)
+    }
+
+    /// Nothing that was decided about this saga is written; its row stays locked.
+    pub(crate) fn forget(&mut self, id: Uuid) {
+        self.sagas.remove(&id);
     }
 
     /// Decides to go on under another version.
@@ -214,7 +333,9 @@ impl<'c> Turns<'c> {
         let from = self.coordinator.pinned(&taking.instance)?;
         let to = self.coordinator.version(&taking.instance.definition, to)?;
         let instance = taking.instance.clone();
-        let decided = decide::advance_under(&from.plan, &to.plan, instance, intervention)?;
+        let decide = || decide::advance_under(&from.plan, &to.plan, instance, intervention);
+        let decided = outbox::caught_in(decide)?;
+        can_be_stored(&to.plan, &decided)?;
         taking.go_on(decided, None);
         Ok(&taking.instance)
     }
@@ -230,7 +351,8 @@ impl<'c> Turns<'c> {
     ///
     /// # Errors
     ///
-    /// The database's, the outbox's, a hook's. The transaction must be rolled back then.
+    /// The database's, the outbox's, a hook's. The transaction must be rolled back then; whose fault
+    /// it was is known where there was only one saga.
     pub(crate) async fn write(self, tx: &mut PgTransaction<'_>) -> Result<Vec<Instance>, Error> {
         let Self { coordinator, sagas } = self;
         let sagas: Vec<Taking> = sagas.into_values().collect();
@@ -244,19 +366,30 @@ impl<'c> Turns<'c> {
         let begun = begun(tx, &decided).await?;
         let messages = messages(coordinator, &decided, &begun);
         outbox::enqueue_all(tx, &messages).await?;
+        let mut hooked = false;
         for saga in &decided {
             telemetry::decided(&saga.instance, &saga.events);
             let Defined { hooks, .. } = coordinator.pinned(&saga.instance)?;
             let running = run_hooks(tx, hooks, saga);
-            running.instrument(saga.span.clone()).await?;
+            hooked |= running.instrument(saga.span.clone()).await?;
         }
-        let ended = decided
+        if hooked {
+            let alive = table::must_be_alive(tx).await.map_err(outbox::Error::from);
+            alive.map_err(|error| match error.fault() {
+                Some(Fault::Item) => outbox::Error::permanent(SWALLOWED),
+                _ => error,
+            })?;
+        }
+        let resumed = sagas.iter().filter(|s| s.stopped && !s.instance.stopped);
+        let resumed: Vec<Uuid> = resumed.map(|saga| saga.instance.id).collect();
+        if !resumed.is_empty() {
+            kept::release(tx, &resumed).await?;
+        }
+        let kept: Vec<_> = decided
             .iter()
-            .filter(|s| s.claims_resources && s.has_ended());
-        let ended: Vec<Uuid> = ended.map(|saga| saga.instance.id).collect();
-        if !ended.is_empty() {
-            locks::release(tx, &ended).await?;
-        }
+            .filter_map(|saga| saga.kept_claims())
+            .collect();
+        locks::keep_only(tx, &kept).await?;
         Ok(sagas.into_iter().map(|taking| taking.instance).collect())
     }
 }
@@ -290,12 +423,19 @@ impl Taking {
 
     /// Whether the state is as it was: what it waits for, and until when, stays untouched.
     fn only_ignored(&self) -> bool {
-        let ignored = |event: &Event| matches!(event, Event::Ignored { .. });
+        let ignored = |event: &Event| matches!(event, Event::Ignored { answer: None, .. });
         !self.looked && self.events.iter().all(ignored)
     }
 
-    fn has_ended(&self) -> bool {
-        self.instance.status.is_terminal()
+    /// Which resources it goes on to claim, if what was decided makes it give some up.
+    fn kept_claims(&self) -> Option<(Uuid, Vec<&str>)> {
+        let gives_up = self.events.iter().any(Event::gives_up_claims);
+        let kept = self
+            .instance
+            .locks
+            .iter()
+            .map(|lock| lock.resource.as_str());
+        gives_up.then(|| (self.instance.id, kept.collect()))
     }
 
     /// None if its row is as it should be: it was inserted just now.
@@ -324,9 +464,10 @@ impl Taking {
 async fn reschedule(tx: &mut PgTransaction<'_>, others: &[&Taking]) -> Result<(), Error> {
     let looked = others.iter().filter(|saga| saga.looked);
     let looked = looked.map(|saga| Rescheduled {
-        id: saga.instance.id,
+        instance: &saga.instance,
         agenda: &saga.agenda,
         look_at: saga.agenda.look_at(saga.look_at, saga.now),
+        put_off: saga.put_off,
     });
     let looked: Vec<_> = looked.collect();
     match looked.is_empty() {
@@ -352,6 +493,13 @@ async fn move_on(tx: &mut PgTransaction<'_>, decided: &[&Taking]) -> Result<(), 
         }
         true if news.iter().all(|history| history.events.is_empty()) => {}
         true => table::append_events(tx, &news).await?,
+    }
+    let retagged = |event: &Event| matches!(event, Event::Migrated { tags: Some(_), .. });
+    for saga in decided
+        .iter()
+        .filter(|saga| saga.events.iter().any(retagged))
+    {
+        table::set_tags(tx, &saga.instance).await?;
     }
     let anomalies = news.iter().zip(decided).flat_map(|(history, saga)| {
         let numbered = (history.last_seq + 1..).zip(history.events);
@@ -427,12 +575,14 @@ pub(crate) fn timers_of(effects: &[Effect]) -> Vec<(&Timer, Duration)> {
     timers.collect()
 }
 
+/// Whether there was one to run.
 async fn run_hooks(
     tx: &mut PgTransaction<'_>,
     hooks: &Hooks,
     saga: &Taking,
-) -> Result<(), outbox::Error> {
+) -> Result<bool, Error> {
     let instance = &saga.instance;
+    let mut ran = false;
     for effect in &saga.effects {
         match effect {
             Effect::StepSettled { step, status } => {
@@ -444,7 +594,9 @@ async fn run_hooks(
                         step: step.clone(),
                         status: *status,
                     };
-                    hook(tx, settled).await?;
+                    let hook = outbox::caught(async { hook(tx, settled).await });
+                    hook.await.map_err(|error| of_hook("on_step", error))?;
+                    ran = true;
                 }
             }
             Effect::Parked { reason } => {
@@ -455,15 +607,17 @@ async fn run_hooks(
                         data: instance.data.clone(),
                         reason: reason.clone(),
                     };
-                    hook(tx, parked).await?;
+                    let hook = outbox::caught(async { hook(tx, parked).await });
+                    hook.await.map_err(|error| of_hook("on_parked", error))?;
+                    ran = true;
                 }
             }
             Effect::Ended(status) => {
-                let hook = match status {
-                    Status::Completed => &hooks.on_completed,
-                    Status::Compensated => &hooks.on_compensated,
-                    Status::Abandoned => &hooks.on_abandoned,
-                    _ => &None,
+                let (name, hook) = match status {
+                    Status::Completed => ("on_completed", &hooks.on_completed),
+                    Status::Compensated => ("on_compensated", &hooks.on_compensated),
+                    Status::Abandoned => ("on_abandoned", &hooks.on_abandoned),
+                    _ => ("", &None),
                 };
                 if let Some(hook) = hook {
                     let ended = Ended {
@@ -472,11 +626,38 @@ async fn run_hooks(
                         data: instance.data.clone(),
                         reason: instance.reason.clone(),
                     };
-                    hook(tx, ended).await?;
+                    let hook = outbox::caught(async { hook(tx, ended).await });
+                    hook.await.map_err(|error| of_hook(name, error))?;
+                    ran = true;
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    Ok(ran)
+}
+
+/// Says which hook it was, of what will be shown for the saga's own fault.
+fn of_hook(name: &str, error: outbox::Error) -> outbox::Error {
+    match error.is_transient() {
+        true => error,
+        false => outbox::Error::permanent(format!("the hook {name}: {error}")),
+    }
+}
+
+/// What PostgreSQL would refuse without saying where it is.
+fn can_be_stored(plan: &Plan, (instance, decision): &(Instance, Decision)) -> Result<(), Error> {
+    let changes_data = |event: &Event| {
+        matches!(
+            event,
+            Event::ActionSucceeded { .. } | Event::Migrated { .. }
+        )
+    };
+    let changed = decision.events.iter().any(changes_data);
+    match changed && table::has_nul(&instance.data) {
+        true => {
+            Err(plan.unreadable("a NUL character (\\u0000), which cannot be stored".to_owned()))
+        }
+        false => Ok(()),
+    }
 }

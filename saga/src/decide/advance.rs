@@ -17,12 +17,12 @@ impl<'a> Turn<'a> {
     /// to come first: a step of this stage, a lock, a person.
     pub(crate) fn advance(&mut self) -> Result<(), Error> {
         let now = &self.now;
-        if now.status.is_terminal() || now.paused || now.has_stuck_step() {
+        if now.status.is_terminal() || now.paused || now.stopped || now.has_stuck_step() {
             return Ok(());
         }
         match now.status {
             Status::Compensating => self.go_back(),
-            _ if now.locks.iter().any(|lock| !lock.held) => Ok(()),
+            _ if now.awaited_lock().is_some() => Ok(()),
             _ => self.go_on(),
         }
     }
@@ -148,8 +148,7 @@ impl<'a> Turn<'a> {
             op_key: command.operation.key(),
         });
         self.effect(Effect::Send(command));
-        let after = undo.and_then(|undo| undo.timeout).unwrap_or(step.timeout);
-        self.set_timer(step, phase, round, attempt, after);
+        self.await_answer(step, phase, round, attempt);
         Ok(())
     }
 
@@ -172,19 +171,14 @@ impl<'a> Turn<'a> {
             payload,
             probe: true,
         }));
-        self.set_timer(step, Phase::Action, round, attempt, step.timeout);
+        self.await_answer(step, Phase::Action, round, attempt);
         Ok(())
     }
 
-    pub(crate) fn set_timer(
-        &mut self,
-        step: &PlanStep,
-        phase: Phase,
-        round: i32,
-        number: i32,
-        after: std::time::Duration,
-    ) {
+    /// Gives an attempt, or a probe, its whole time to be answered.
+    pub(crate) fn await_answer(&mut self, step: &PlanStep, phase: Phase, round: i32, number: i32) {
         let timer = Timer::Attempt(attempt(step, phase, round, number));
+        let after = step.timeout_of(phase);
         self.effect(Effect::SetTimer { timer, after });
     }
 

@@ -49,8 +49,14 @@ impl Turn<'_> {
         match what {
             What::Pause {} => self.note(intervention),
             What::Resume {} => {
+                let paused = self.now.paused;
                 self.note(intervention);
-                self.set_timers_anew()?;
+                if self.now.stopped {
+                    self.resume();
+                }
+                if paused {
+                    self.set_timers_anew()?;
+                }
             }
             What::Cancel {} => {
                 self.note(intervention);
@@ -58,6 +64,11 @@ impl Turn<'_> {
                     "cancelled by {}: {}",
                     intervention.actor, intervention.reason
                 ));
+            }
+            // The reply or timer that could not be decided is decided again.
+            What::Retry { .. } if self.now.stopped => {
+                self.note(intervention);
+                self.resume();
             }
             What::Retry { step } => self.retry(intervention, step.as_deref())?,
             What::CompleteStep { step, reply } => self.complete(intervention, step, reply)?,
@@ -84,12 +95,13 @@ impl Turn<'_> {
         let mut steps = now.steps.iter();
         let refused = match name {
             OperationName::Pause => now.paused.then_some("it is paused already"),
-            OperationName::Resume => (!now.paused).then_some("it is not paused"),
+            OperationName::Resume => (!now.paused && !now.stopped).then_some("it is not paused"),
             OperationName::Cancel if now.reason.is_some() => Some("it has turned back already"),
             OperationName::Cancel => self
                 .is_committed()
                 .then_some("a step was sent that cannot be undone"),
             OperationName::Retry if now.paused => Some("it is paused; resume it"),
+            OperationName::Retry if now.stopped => None,
             OperationName::Retry => {
                 (!steps.any(can_be_retried)).then_some("no step waits to be done again")
             }
@@ -116,7 +128,7 @@ impl Turn<'_> {
             let (phase, round) = (state.phase(), state.awaited_round());
             match state.waiting {
                 Some(WaitingFor::Reply | WaitingFor::Probe) => {
-                    self.set_timer(step, phase, round, state.attempt, step.timeout);
+                    self.await_answer(step, phase, round, state.attempt);
                 }
                 Some(WaitingFor::Backoff | WaitingFor::Round) => {
                     let timer = Timer::Attempt(attempt(step, phase, round, state.attempt));

@@ -1,5 +1,7 @@
 //! One decision in the making: what a reply, a timer or a lock means for the step it is about.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::{
@@ -37,6 +39,15 @@ impl<'a> Turn<'a> {
                     return Ok(());
                 }
             },
+            Answer::Unreadable { kind, reason, .. } => {
+                let error = Error::Reply {
+                    step: step.name.clone(),
+                    kind: kind.clone(),
+                    reason: reason.clone(),
+                };
+                self.unreadable(step, reply, &error);
+                return Ok(());
+            }
             _ => None,
         };
         self.resume_after(&step.name);
@@ -47,6 +58,7 @@ impl<'a> Turn<'a> {
                 self.succeeded(step, round, data.unwrap_or_default(), answer);
             }
             Answer::Failed(refusal) => self.failed(step, round, refusal, answer.digest()),
+            Answer::Unreadable { .. } => {}
             // The participant will never carry it out: as good as a refusal.
             Answer::Tombstoned => self.failed(step, round, &tombstoned(step), answer.digest()),
             Answer::Compensated => self.undone(step, round),
@@ -119,7 +131,9 @@ impl<'a> Turn<'a> {
             WaitingFor::Backoff | WaitingFor::Round => {
                 self.send(step, due.phase, due.round, due.attempt)
             }
-            WaitingFor::LateReply | WaitingFor::Person | WaitingFor::Lock => Ok(()),
+            WaitingFor::LateReply | WaitingFor::Person | WaitingFor::Lock | WaitingFor::Relay => {
+                Ok(())
+            }
         }
     }
 
@@ -189,7 +203,7 @@ impl<'a> Turn<'a> {
 
     fn timed_out(&mut self, step: &PlanStep, due: &Attempt) -> Result<(), Error> {
         self.record(attempt_timed_out(due));
-        if due.attempt < budget(step, due.phase) {
+        if due.attempt < step.attempts_of(due.phase) {
             self.plan_retry(step, due);
             return Ok(());
         }
@@ -238,7 +252,8 @@ impl<'a> Turn<'a> {
 
     /// Late, and as long as there is a way back, called off.
     fn deadline_passed(&mut self) {
-        if self.now.late {
+        // The timer may be from a version that had a deadline.
+        if self.now.late || self.plan.deadline.is_none() {
             return;
         }
         self.record(Event::DeadlinePassed);
@@ -260,12 +275,9 @@ impl<'a> Turn<'a> {
             attempt: next.attempt,
         });
         let operation = self.now.operation(&step.name, due.phase, due.round);
-        let backoff = match (due.phase, &step.class) {
-            (Phase::Compensation, Class::Compensatable(undo)) => undo.backoff,
-            _ => None,
-        };
-        let backoff = backoff.unwrap_or(step.backoff);
-        let after = backoff.after(due.attempt, operation.key());
+        let after = step
+            .backoff_of(due.phase)
+            .after(due.attempt, operation.key());
         let timer = Timer::Attempt(next);
         self.effect(Effect::SetTimer { timer, after });
     }
@@ -345,7 +357,13 @@ impl<'a> Turn<'a> {
         (step.fold)(&self.now.data, payload)
     }
 
+    /// Nothing is recorded once there is enough of it: whoever answers for ever must not make a
+    /// history that grows for ever.
     fn ignore(&mut self, reply: &Reply, reason: IgnoredBecause) {
+        let answer = ignored::remembered(&self.now, reply);
+        if answer.is_none() && self.now.ignored >= ignored::most(reason) {
+            return;
+        }
         let Operation {
             step, phase, round, ..
         } = &reply.operation;
@@ -355,6 +373,7 @@ impl<'a> Turn<'a> {
             phase: *phase,
             round: *round,
             outcome: reply.answer.outcome(),
+            answer,
         });
     }
 
@@ -383,18 +402,26 @@ impl<'a> Turn<'a> {
 }
 
 impl Plan {
+    /// What a saga with this data is to be found by.
+    pub(crate) fn tags_of(&self, data: &Value) -> Result<BTreeMap<String, String>, Error> {
+        let tags = self.tags.as_ref().map(|tags| tags(data)).transpose();
+        Ok(tags
+            .map_err(|reason| self.unreadable(reason))?
+            .unwrap_or_default())
+    }
+
+    /// What a saga with this data claims, each resource once.
+    pub(crate) fn claims_of(&self, data: &Value) -> Result<Vec<Claim>, Error> {
+        let claims = self.locks.iter().map(|claim| claim(data));
+        let claims = claims.collect::<Result<_, _>>();
+        Claim::merged(claims.map_err(|reason| self.unreadable(reason))?)
+    }
+
     pub(crate) fn unreadable(&self, reason: String) -> Error {
         Error::Data {
             definition: self.name.clone(),
             reason,
         }
-    }
-}
-
-fn budget(step: &PlanStep, phase: Phase) -> i32 {
-    match (phase, &step.class) {
-        (Phase::Compensation, Class::Compensatable(undo)) => undo.attempts,
-        _ => step.attempts,
     }
 }
 

@@ -180,14 +180,17 @@ impl<D: DeserializeOwned, Stage> Builder<D, Stage> {
 
     /// Units of a named resource that the saga holds from its start to its end. While they are not
     /// to be had it waits, first come first served, and sends nothing. A saga that asks for more
-    /// than there is turns back at once.
+    /// than there is turns back at once. Claims of one resource are one claim of all their units;
+    /// an exclusive one stays exclusive.
     pub fn lock(mut self, claim: impl Fn(&D) -> Claim + Send + Sync + 'static) -> Self {
         self.plan.locks.push(read(claim));
         self
     }
 
     /// How a saga of another version of this definition is brought to this one, by a person's
-    /// `migrate`. Both versions have to be defined beside each other.
+    /// `migrate`. Both versions have to be defined beside each other. The saga gets this version's
+    /// tags, and its deadline from then on if that is another one; it is refused where this version
+    /// claims other resources, or has other topics or kinds for steps under way.
     pub fn migrates_from<O: DeserializeOwned>(
         mut self,
         version: i32,
@@ -256,7 +259,9 @@ impl<D: Serialize + DeserializeOwned + Send + 'static, Stage> Builder<D, Stage> 
     /// # Errors
     ///
     /// [`Error::Definition`]: no steps, an empty or repeated name, a version, timeout or budget
-    /// that is not positive, rounds where there are none.
+    /// that is not positive, rounds where there are none, a timeout longer than the deadline, a
+    /// deadline of more than ten years, budgets that last longer than participants remember an
+    /// operation (15 days).
     pub fn build(self) -> Result<Definition<D>, Error> {
         let mut plan = self.plan;
         let reason = unsound(&plan).or(self.misplaced.map(str::to_owned));
@@ -349,6 +354,10 @@ mod tests {
             "the backoff of step pay",
         );
         refused(
+            trip().pivot(step("pay").backoff(Duration::from_secs(1), zero)),
+            "the longest backoff of step pay",
+        );
+        refused(
             trip().retriable(step("pay").rounds(0)),
             "the number of rounds of step pay",
         );
@@ -364,6 +373,75 @@ mod tests {
             rounds.pivot(step("pay")),
             "a compensatable step has no rounds",
         );
+    }
+
+    #[test]
+    fn times_that_cannot_be_meant_are_refused_by_name() {
+        let refused = |builder: Builder<Trip, AfterPivot>, why: &str| {
+            let error = builder.build().err().unwrap().to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        let century = 36_500 * day;
+        refused(
+            trip().pivot(step("pay")).deadline(century),
+            "its deadline is more than ten years",
+        );
+        refused(
+            trip().pivot(step("pay").timeout(2 * hour)).deadline(hour),
+            "the timeout of step pay, 7200s, is longer than the deadline of the saga, 3600s",
+        );
+        refused(
+            trip()
+                .compensatable(undoable("hold").timeout(2 * hour))
+                .deadline(hour)
+                .pivot(step("pay")),
+            "the timeout of step hold",
+        );
+        // What comes after the pivot may outlast it: the saga is late then, and goes on.
+        let late = trip()
+            .pivot(step("pay"))
+            .retriable(step("post").timeout(2 * hour))
+            .deadline(hour);
+        assert!(late.build().is_ok());
+
+        refused(
+            trip().pivot(step("pay").timeout(century)),
+            "waits step pay may be sent again for longer than participants remember an operation, \
+             15 days",
+        );
+        refused(
+            trip()
+                .pivot(step("pay"))
+                .retriable(step("post").attempts(1_000_000)),
+            "waits step post",
+        );
+        let waits = step("pay").attempts(20).backoff(day, day);
+        refused(trip().pivot(waits), "waits step pay");
+        let probed = step("pay").attempts(1).timeout(4 * day).probes(3);
+        refused(trip().pivot(probed), "waits step pay");
+        let undone = undoable("hold").compensation_timeout(day);
+        refused(
+            trip().compensatable(undone).pivot(step("pay")),
+            "waits the compensation of step hold",
+        );
+        let slow = |name| {
+            undoable(name)
+                .attempts(4)
+                .timeout(day)
+                .compensation_timeout(hour)
+        };
+        refused(
+            trip()
+                .parallel([slow("a"), slow("b")])
+                .compensatable(slow("c"))
+                .pivot(step("pay").attempts(7).timeout(day)),
+            "its first one may be compensated after more than the 15 days",
+        );
+        let fits = trip()
+            .parallel([slow("a"), slow("b")])
+            .compensatable(slow("c"));
+        assert!(fits.pivot(step("pay")).build().is_ok());
     }
 
     #[test]

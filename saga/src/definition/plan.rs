@@ -6,7 +6,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{Error, locks::Claim};
+use crate::{Error, locks::Claim, operation::Phase};
 
 /// Makes a command's payload from the saga's data.
 pub(crate) type Encode = Arc<dyn Fn(&Value) -> Result<Vec<u8>, String> + Send + Sync>;
@@ -155,6 +155,58 @@ impl PlanStep {
     pub fn reply_kind(&self) -> &'static str {
         self.reply_kind
     }
+
+    /// How long one attempt in that phase may take.
+    pub(crate) fn timeout_of(&self, phase: Phase) -> Duration {
+        match (phase, &self.class) {
+            (Phase::Compensation, Class::Compensatable(undo)) => {
+                undo.timeout.unwrap_or(self.timeout)
+            }
+            _ => self.timeout,
+        }
+    }
+
+    /// How often one operation of that phase is sent.
+    pub(crate) fn attempts_of(&self, phase: Phase) -> i32 {
+        match (phase, &self.class) {
+            (Phase::Compensation, Class::Compensatable(undo)) => undo.attempts,
+            _ => self.attempts,
+        }
+    }
+
+    /// The waits between the attempts of that phase.
+    pub(crate) fn backoff_of(&self, phase: Phase) -> Backoff {
+        match (phase, &self.class) {
+            (Phase::Compensation, Class::Compensatable(undo)) => {
+                undo.backoff.unwrap_or(self.backoff)
+            }
+            _ => self.backoff,
+        }
+    }
+
+    /// How long one operation of that phase may be under way at most, by its budget alone: every
+    /// attempt unanswered, every wait at its longest, then the probes.
+    pub(crate) fn longest(&self, phase: Phase) -> Duration {
+        if phase == Phase::Compensation && !matches!(self.class, Class::Compensatable(_)) {
+            return Duration::ZERO;
+        }
+        let (timeout, backoff) = (self.timeout_of(phase), self.backoff_of(phase));
+        let attempts = self.attempts_of(phase).unsigned_abs();
+        let probes = match phase {
+            Phase::Action => self.probes.unsigned_abs(),
+            Phase::Compensation => 0,
+        };
+        // Doubling ends after 30 times, or at the cap.
+        let waits = (1..attempts.min(32)).map(|tries| backoff.longest(tries));
+        let waits = waits.fold(Duration::ZERO, Duration::saturating_add);
+        let others = backoff
+            .longest(u32::MAX)
+            .saturating_mul(attempts.saturating_sub(32));
+        timeout
+            .saturating_mul(attempts.saturating_add(probes))
+            .saturating_add(waits)
+            .saturating_add(others)
+    }
 }
 
 impl fmt::Debug for PlanStep {
@@ -255,14 +307,19 @@ impl Backoff {
     /// operation's key: a thousand sagas spread out, and the same decision is taken twice.
     #[must_use]
     pub fn after(&self, tries: i32, op_key: Uuid) -> Duration {
-        let doublings = u32::try_from(tries.saturating_sub(1)).unwrap_or(0).min(30);
-        let full = self.initial.saturating_mul(1 << doublings).min(self.cap);
+        let full = self.longest(u32::try_from(tries).unwrap_or(0));
         let digest = Sha256::new()
             .chain_update(op_key)
             .chain_update(tries.to_be_bytes())
             .finalize();
         let share = u16::from_be_bytes([digest[0], digest[1]]);
         full.mul_f64(f64::from(share) / f64::from(u16::MAX))
+    }
+
+    /// The longest that this wait can be.
+    fn longest(&self, tries: u32) -> Duration {
+        let doublings = tries.saturating_sub(1).min(30);
+        self.initial.saturating_mul(1 << doublings).min(self.cap)
     }
 }
 

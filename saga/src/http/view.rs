@@ -111,9 +111,12 @@ impl Saga {
             late: summary.late,
             reason: summary.reason.clone(),
             parked_reason: summary.parked_reason.clone(),
+            stopped: summary.status == Status::Parked
+                && (summary.waiting.iter()).any(|waiting| waiting.waiting.step.is_empty()),
             data: self.data.clone(),
             steps: self.steps.iter().map(|step| step.state.clone()).collect(),
             locks: self.locks.clone(),
+            ignored: 0,
             seq: summary.seq,
         }
     }

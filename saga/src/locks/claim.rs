@@ -49,6 +49,36 @@ impl Claim {
         Err(self.error(reason))
     }
 
+    /// Claims of one saga, each resource once and in the order in which they came first: a saga must
+    /// never wait for itself. Units of one resource are added up, the last capacity counts; what is
+    /// exclusive by all of its claims is exclusive, however often it is claimed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Claim`] when one of them cannot be a claim.
+    pub(crate) fn merged(claims: Vec<Self>) -> Result<Vec<Self>, Error> {
+        let mut merged: Vec<Self> = Vec::with_capacity(claims.len());
+        for claim in claims {
+            claim.check()?;
+            match merged
+                .iter_mut()
+                .find(|known| known.resource == claim.resource)
+            {
+                Some(known) if known.is_exclusive() && claim.is_exclusive() => {}
+                Some(known) => {
+                    known.units = known.units.saturating_add(claim.units);
+                    known.capacity = claim.capacity;
+                }
+                None => merged.push(claim),
+            }
+        }
+        Ok(merged)
+    }
+
+    fn is_exclusive(&self) -> bool {
+        (self.units, self.capacity) == (1, 1)
+    }
+
     pub(crate) fn error(&self, reason: impl Into<String>) -> Error {
         Error::Claim {
             // An overlong name is not repeated in full.
@@ -93,6 +123,37 @@ pub struct Granted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_of_one_resource_are_one_claim() {
+        let claim = |resource: &str, units, capacity| Claim {
+            resource: resource.to_owned(),
+            units,
+            capacity,
+        };
+        let exclusive = Claim::exclusive;
+        let merged = |claims: &[Claim]| Claim::merged(claims.to_vec());
+        assert_eq!(
+            merged(&[exclusive("b"), exclusive("a"), exclusive("b")]).unwrap(),
+            [exclusive("b"), exclusive("a")]
+        );
+        assert_eq!(
+            merged(&[claim("credit", 30, 90), claim("credit", 30, 100)]).unwrap(),
+            [claim("credit", 60, 100)],
+            "twice as much is claimed, though both claims are alike"
+        );
+        assert_eq!(
+            merged(&[claim("a", i64::MAX, 9), claim("a", 1, 9)]).unwrap(),
+            [claim("a", i64::MAX, 9)]
+        );
+        let one_is_none = [claim("a", -5, 9), claim("a", 9, 9)];
+        assert!(
+            merged(&one_is_none)
+                .unwrap_err()
+                .to_string()
+                .contains("units")
+        );
+    }
 
     #[test]
     fn what_cannot_be_a_claim_is_refused_and_said_why() {

@@ -64,13 +64,46 @@ pub async fn exchange(
     claims: &[(Uuid, Claim)],
 ) -> Result<Exchanged, Error> {
     claims.iter().try_for_each(|(_, claim)| claim.check())?;
-    let mut resources = BTreeMap::new();
-    if !released.is_empty() {
-        let claimed = table::claimed_by(tx, released).await?;
-        // Their rows exist, so nobody reads the capacity.
-        resources.extend(claimed.into_iter().map(|resource| (resource, 1)));
+    let given_up = match released.is_empty() {
+        true => Vec::new(),
+        false => table::claimed_by(tx, released).await?,
+    };
+    swap(tx, &given_up, claims).await
+}
+
+/// Gives up all that these sagas claim, held or waiting, except what stands beside them: for sagas
+/// that have ended or turned back, whose states list what they still hold. The table of claims is
+/// asked, because a state may have lost what the table knows.
+///
+/// # Errors
+///
+/// The database's.
+pub(crate) async fn keep_only(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[(Uuid, Vec<&str>)],
+) -> Result<Vec<Granted>, Error> {
+    if sagas.is_empty() {
+        return Ok(Vec::new());
     }
-    let gives_up = !resources.is_empty();
+    let ids: Vec<Uuid> = sagas.iter().map(|(id, _)| *id).collect();
+    let mut claimed = table::claimed_by(tx, &ids).await?;
+    claimed.retain(|(id, resource)| {
+        let mut kept = sagas.iter().filter(|(saga, _)| saga == id);
+        !kept.any(|(_, kept)| kept.contains(&resource.as_str()))
+    });
+    Ok(swap(tx, &claimed, &[]).await?.granted)
+}
+
+/// Gives up these claims, then makes those.
+async fn swap(
+    tx: &mut PgTransaction<'_>,
+    given_up: &[(Uuid, String)],
+    claims: &[(Uuid, Claim)],
+) -> Result<Exchanged, Error> {
+    // The rows of what is given up exist, so nobody reads the capacity.
+    let resources = given_up.iter().map(|(_, resource)| (resource.clone(), 1));
+    let mut resources: BTreeMap<_, _> = resources.collect();
+    let gives_up = !given_up.is_empty();
     for (_, claim) in claims {
         resources.insert(claim.resource.clone(), claim.capacity);
     }
@@ -81,7 +114,7 @@ pub async fn exchange(
     // From here on nobody else changes a claim of these resources.
     table::lock_in_order(tx, &resources, &capacities).await?;
     if gives_up {
-        table::delete_claims(tx, released, &resources).await?;
+        table::delete_claims(tx, given_up).await?;
     }
     let mut found = table::find(tx, claims).await?;
     let changed = line::changed_capacities(claims, &found);

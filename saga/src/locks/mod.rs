@@ -25,6 +25,11 @@
 //! can then write the saga's timer. A saga cancelled meanwhile gives its claim up, granted or
 //! waiting, under the resource's lock; either order of the two leaves one truth.
 //!
+//! **Until when**: a saga that turns back gives up at once what it does not hold yet; one that ends
+//! gives up everything, in the transaction that ends it. What is to be given up is asked of the
+//! claims themselves, never of what the saga remembers of them. [`Watch`] gives up what an ended saga
+//! claims nevertheless.
+//!
 //! **Another capacity**: the latest new claim says it; a repeated one says nothing. Raised, it lets
 //! in who waits. Lowered, nobody loses what is held, and nothing more is granted until it fits
 //! again; one who already waits with more than the new capacity gets its turn alone, when nobody
@@ -39,6 +44,7 @@ mod list;
 mod watch;
 
 pub use claim::{Acquired, Claim, ClaimState, Granted};
+pub(crate) use exchange::keep_only;
 pub use exchange::{Exchanged, acquire, exchange, notice, release};
 pub use list::{Claimant, Filter, Lock, list};
 pub use watch::{Seen, Watch};

@@ -21,18 +21,22 @@ use crate::{
 /// How many of a line are looked at in one go. Only whoever is granted more at once needs another.
 const AT_ONCE: i64 = 100;
 
-/// The resources these sagas claim. Only a saga's own turn adds to them or takes from them, and
-/// the caller has it.
+/// What these sagas claim. Only a saga's own turn adds to it or takes from it, and the caller has
+/// it.
 pub(crate) async fn claimed_by(
     tx: &mut PgTransaction<'_>,
     sagas: &[Uuid],
-) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "select distinct resource from saga.lock_claim where saga_id = any($1)",
+) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select saga_id, resource from saga.lock_claim where saga_id = any($1)",
         sagas
     )
     .fetch_all(&mut **tx)
-    .await
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.saga_id, row.resource))
+        .collect())
 }
 
 /// Locks the resources in the order of their names, those that are not there by making them.
@@ -56,16 +60,20 @@ pub(crate) async fn lock_in_order(
     Ok(())
 }
 
-/// Gives up what these sagas claim of these resources.
+/// Removes claims.
 pub(crate) async fn delete_claims(
     tx: &mut PgTransaction<'_>,
-    sagas: &[Uuid],
-    resources: &[String],
+    claims: &[(Uuid, String)],
 ) -> Result<(), sqlx::Error> {
+    let (sagas, resources): (Vec<Uuid>, Vec<String>) = claims.iter().cloned().unzip();
+    // The first condition is the index's.
     sqlx::query!(
-        "delete from saga.lock_claim where saga_id = any($1) and resource = any($2)",
-        sagas,
-        resources
+        "delete from saga.lock_claim c
+         where c.saga_id = any($1)
+           and exists (select from unnest($1::uuid[], $2::text[]) as gone (saga_id, resource)
+                       where gone.saga_id = c.saga_id and gone.resource = c.resource)",
+        &sagas,
+        &resources
     )
     .execute(&mut **tx)
     .await?;
@@ -262,6 +270,36 @@ pub(crate) async fn hold_granted(
     Ok(granted)
 }
 
+/// Sagas that claim something, in the order of their ids, at most `limit` after that one.
+pub(crate) async fn claimants_after(
+    pool: &PgPool,
+    after: Uuid,
+    limit: i64,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select distinct saga_id from saga.lock_claim where saga_id > $1 order by saga_id limit $2",
+        after,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Locks those of these sagas that have ended, unless somebody is at work on them.
+pub(crate) async fn lock_ended(
+    tx: &mut PgTransaction<'_>,
+    sagas: &[Uuid],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "select id from saga.instance
+         where id = any($1) and status in ('completed', 'compensated', 'abandoned')
+         order by id for update skip locked",
+        sagas
+    )
+    .fetch_all(&mut **tx)
+    .await
+}
+
 /// How old claims are and how many wait, all together.
 pub(crate) struct Ages {
     pub(crate) waiting: i64,
@@ -270,16 +308,18 @@ pub(crate) struct Ages {
     pub(crate) oldest_held_seconds: f64,
 }
 
-/// Reads how old claims are.
+/// Reads how old claims are; one of no moment that there is does not count.
 pub(crate) async fn ages(pool: &PgPool) -> Result<Ages, sqlx::Error> {
     sqlx::query_as!(
         Ages,
         r#"select count(*) filter (where state = 'waiting') as "waiting!",
                   count(*) filter (where state = 'granted') as "unnoticed!",
                   coalesce(extract(epoch from clock_timestamp()
-                    - min(claimed_at) filter (where state = 'waiting')), 0)::float8
+                    - min(claimed_at) filter (where state = 'waiting'
+                                              and isfinite(claimed_at))), 0)::float8
                     as "oldest_waiting_seconds!",
-                  coalesce(extract(epoch from clock_timestamp() - min(granted_at)), 0)::float8
+                  coalesce(extract(epoch from clock_timestamp()
+                    - min(granted_at) filter (where isfinite(granted_at))), 0)::float8
                     as "oldest_held_seconds!"
            from saga.lock_claim"#
     )
@@ -308,7 +348,7 @@ pub(crate) async fn held_longer_than(
                   (select count(*) from saga.lock_claim w
                    where w.resource = h.resource and w.state = 'waiting') as "waiters!"
            from saga.lock_claim h
-           where granted_at < clock_timestamp() - make_interval(secs => $1)
+           where granted_at < clock_timestamp() - make_interval(secs => $1) and isfinite(granted_at)
            order by granted_at limit $2"#,
         seconds,
         limit
@@ -380,7 +420,9 @@ pub(crate) async fn claims_of(
                   used as "used!"
            from (
              select resource, saga_id, units, state = 'waiting' as waits,
-                    coalesce(granted_at, claimed_at) as since,
+                    -- No moment that a program cannot tell.
+                    greatest(timestamptz '0001-01-01', least(timestamptz '9999-12-31',
+                        coalesce(granted_at, claimed_at))) as since,
                     row_number() over (partition by resource, state = 'waiting'
                                        order by position) as place,
                     count(*) over (partition by resource, state = 'waiting') as count,

@@ -1,9 +1,11 @@
-//! Old claims are told of, never taken away.
+//! Old claims are told of, never taken away; only from a saga that has ended.
 //!
 //! What passes here: how many claims wait and how old the oldest are, as metrics; claims held for
-//! long, in the log. Promised: each of the latter is told once, and again only after a while; what
-//! is told of is the oldest. Not promised: that anybody acts; only its saga, or a person who
-//! cancels it, gives a claim up. If we die here, the next one looks again.
+//! long, in the log; claims of ended sagas, on their way out. Promised: each of those held for long
+//! is told once, and again only after a while; what is told of is the oldest; a claim whose saga has
+//! ended is given up within some looks, one for each [`PAGE`] sagas that claim something. Not
+//! promised: that anybody acts; only its saga, or a person who cancels it, gives a claim up. If we
+//! die here, the next one looks again.
 
 use std::{
     collections::HashMap,
@@ -15,7 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::{Error, locks::table, telemetry};
+use crate::{
+    Error,
+    locks::{exchange::release, table},
+    table as sagas, telemetry,
+};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(15);
@@ -25,6 +31,9 @@ const LONG: Duration = Duration::from_secs(60 * 60);
 const AGAIN: Duration = Duration::from_secs(60 * 60);
 /// How many claims are told of at most; the others are older soon enough.
 const TOLD: i64 = 20;
+
+/// How many sagas with claims are asked in one look whether they have ended.
+const PAGE: i64 = 2_000;
 
 /// How old the claims are.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -39,6 +48,8 @@ pub struct Seen {
     pub oldest_held: Duration,
     /// Which of those held for long were told of this time.
     pub told: Vec<(Uuid, String)>,
+    /// Ended sagas whose claims were given up this time.
+    pub ended: Vec<Uuid>,
 }
 
 /// Looks at the ages of claims.
@@ -47,6 +58,8 @@ pub struct Watch {
     long: Duration,
     again: Duration,
     told: HashMap<(Uuid, String), Instant>,
+    /// The last saga that was asked whether it has ended.
+    asked: Uuid,
 }
 
 impl Watch {
@@ -58,6 +71,7 @@ impl Watch {
             long: LONG,
             again: AGAIN,
             told: HashMap::new(),
+            asked: Uuid::nil(),
         }
     }
 
@@ -101,12 +115,36 @@ impl Watch {
             oldest_waiting: seconds(ages.oldest_waiting_seconds),
             oldest_held: seconds(ages.oldest_held_seconds),
             told: Vec::new(),
+            ended: self.give_up_ended().await?,
         };
         if seen.oldest_held > self.long {
             seen.told = self.tell().await?;
         }
         telemetry::locks(&seen);
         Ok(seen)
+    }
+
+    /// Gives up what ended sagas claim, of the next page of sagas that claim something. None should:
+    /// a saga's end gives its claims up.
+    async fn give_up_ended(&mut self) -> Result<Vec<Uuid>, Error> {
+        let claimants = table::claimants_after(&self.pool, self.asked, PAGE).await?;
+        let is_last = i64::try_from(claimants.len()).is_ok_and(|found| found < PAGE);
+        let last = claimants.last().filter(|_| !is_last);
+        self.asked = last.copied().unwrap_or_default();
+        if claimants.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.pool.begin_with(sagas::BEGIN).await?;
+        let ended = table::lock_ended(&mut tx, &claimants).await?;
+        if ended.is_empty() {
+            return Ok(ended);
+        }
+        release(&mut tx, &ended).await?;
+        tx.commit().await?;
+        for saga_id in &ended {
+            warn!(%saga_id, "the saga has ended and claimed resources still; they are given up now");
+        }
+        Ok(ended)
     }
 
     async fn tell(&mut self) -> Result<Vec<(Uuid, String)>, Error> {

@@ -162,7 +162,7 @@ async fn intervene_with(
 ) -> Result<Outcome, Error> {
     request.check()?;
     let mut loaded = sagas::load_for_update(tx, &[saga_id]).await?;
-    let loaded = loaded.pop().ok_or(Error::UnknownSaga(saga_id))?;
+    let loaded = loaded.pop().ok_or(Error::UnknownSaga(saga_id))?.loaded?;
     // Under the saga's lock, so that of two at once the second sees what the first has written.
     if !request.dry_run
         && let Some(stored) = table::find(tx, saga_id, &request.idempotency_key).await?

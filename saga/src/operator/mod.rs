@@ -20,7 +20,7 @@ pub(crate) mod table;
 pub mod bulk;
 
 pub use allowed::{AllowedOperation, allowed_operations};
-pub use census::Census;
+pub use census::{Census, Counted};
 pub use intervene::{Commanded, Intervened, Outcome, claim_key, intervene, intervene_as};
 pub use request::Request;
 pub(crate) use request::check_key;

@@ -1,11 +1,11 @@
 //! What is asked, checked at the door.
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::{
     Error,
     intervention::{Intervention, What},
+    table::has_nul,
 };
 
 /// The longest name of a person or a program.
@@ -117,15 +117,6 @@ fn check_text(field: &'static str, text: &str, longest: usize) -> Result<(), Err
     match text.contains('\0') {
         true => Err(wrong(field, "it contains a NUL character")),
         false => Ok(()),
-    }
-}
-
-fn has_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_nul),
-        Value::Object(fields) => fields.iter().any(|(k, v)| k.contains('\0') || has_nul(v)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every statement about interventions in one saga, and the filters of sagas.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 use sqlx::{PgPool, PgTransaction, Postgres, QueryBuilder};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     operator::{intervene::Intervened, request::Request, selection::Selection},
-    table::{corrupt, from_json},
+    table::{Versions, corrupt, from_json},
 };
 
 /// An intervention that was carried out.
@@ -51,6 +51,69 @@ pub(super) async fn parked_sagas(pool: &PgPool) -> Result<BTreeMap<String, i64>,
     .await?;
     let counts = rows.into_iter().map(|row| (row.definition, row.sagas));
     Ok(counts.collect())
+}
+
+/// Notes that a replica steers these versions, where nobody has within `fresh` or is about to.
+pub(super) async fn see_definitions(
+    pool: &PgPool,
+    known: &Versions,
+    fresh: Duration,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "with stale as (
+             select name, version from saga.definition
+             where (name, version) in (select * from unnest($1::text[], $2::integer[]))
+               and coalesce(seen_at < clock_timestamp() - make_interval(secs => $3), true)
+             for update skip locked)
+         update saga.definition d set seen_at = clock_timestamp() from stale
+         where d.name = stale.name and d.version = stale.version",
+        &known.names,
+        &known.versions,
+        fresh.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The versions that no replica has steered within `fresh`.
+pub(super) async fn unseen_definitions(
+    pool: &PgPool,
+    fresh: Duration,
+) -> Result<Vec<(String, i32)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "select name, version from saga.definition
+         where coalesce(seen_at < clock_timestamp() - make_interval(secs => $1), true)
+         order by name, version",
+        fresh.as_secs_f64()
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.name, row.version))
+        .collect())
+}
+
+/// How many sagas of this version have not ended, counted up to `most`.
+pub(super) async fn open_sagas(
+    pool: &PgPool,
+    definition: &str,
+    version: i32,
+    most: i64,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "sagas!" from (
+               select from saga.instance
+               where status in ('running', 'compensating', 'parked')
+                 and definition = $1 and version = $2
+               limit $3) as open"#,
+        definition,
+        version,
+        most
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// Whether nobody else is at a request for this saga under this key: true until the transaction ends.

@@ -1,12 +1,14 @@
-//! Replies to sagas of versions that this replica lacks.
+//! Replies that are kept beside their sagas.
 //!
-//! In a rolling deploy an old replica may take a reply to a saga that a new one has started. What
-//! passes here: such replies, kept in the transaction that handles their message, and taken up by
-//! any replica that knows the version. Promised: none is lost, none is counted twice. Not promised:
-//! that anybody ever knows the version. If we die here, the reply is still
-//! kept, or its message comes again.
+//! In a rolling deploy an old replica may take a reply to a saga that a new one has started; and a
+//! saga that is parked as a whole has nothing decided about it. What passes here: such replies, kept
+//! in the transaction that handles their message, and taken up by any replica that knows the version,
+//! or when a person retries. Promised: none is lost, none is counted twice; a saga whose replies
+//! cannot be taken up stops no other: it is parked with the reason, or tried again later and later.
+//! Not promised: that anybody ever knows the version. If we die here, the reply is still kept, or its
+//! message comes again.
 
-mod table;
+pub(crate) mod table;
 
 use sqlx::{PgPool, PgTransaction};
 use tracing::{Instrument, debug_span, info_span, warn};
@@ -14,26 +16,16 @@ use uuid::Uuid;
 
 use crate::{
     Error,
-    coordinator::{Coordinator, Turns},
-    operation::Operation,
-    origin::Origin,
+    coordinator::{Coordinator, Failed, Turns, stop},
     table as sagas, telemetry,
-    wire::Outcome,
 };
 
-/// Sagas whose replies are taken up in one transaction.
+pub(crate) use table::Waiting;
+
+/// Sagas whose replies are taken up in one go.
 const BATCH: i64 = 50;
 
-/// A reply on its way into the table.
-pub(crate) struct Waiting {
-    pub(crate) operation: Operation,
-    pub(crate) outcome: Outcome,
-    pub(crate) kind: String,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) origin: Origin,
-}
-
-/// Keeps replies for whoever can read them.
+/// Keeps replies for whoever can decide about them.
 pub(crate) async fn keep(tx: &mut PgTransaction<'_>, replies: &[Waiting]) -> Result<(), Error> {
     if !replies.is_empty() {
         table::keep(tx, replies).await?;
@@ -42,8 +34,7 @@ pub(crate) async fn keep(tx: &mut PgTransaction<'_>, replies: &[Waiting]) -> Res
     Ok(())
 }
 
-/// Takes up what this replica can read. Returns of how many sagas. One that cannot go on stops no
-/// other: its replies stay, and are tried again with the next look.
+/// Takes up what this replica can decide about. Returns of how many sagas.
 ///
 /// # Errors
 ///
@@ -60,21 +51,53 @@ pub(crate) async fn take_up(coordinator: &Coordinator, pool: &PgPool) -> Result<
     for id in ids {
         // For the log alone: each reply goes on with its trace, see `saga.kept_reply`.
         let span = debug_span!("saga.kept_replies", saga_id = %id);
-        match take_up_one(coordinator, pool, id).instrument(span).await {
-            Ok(()) => taken_up += 1,
-            Err(error) if error.is_transient() => return Err(error),
-            Err(error) => warn!(saga_id = %id, %error, "a kept reply cannot be taken up"),
-        }
+        let taking = take_up_one(coordinator, pool, id);
+        taken_up += usize::from(taking.instrument(span).await?);
     }
     Ok(taken_up)
 }
 
-async fn take_up_one(coordinator: &Coordinator, pool: &PgPool, id: Uuid) -> Result<(), Error> {
+/// Whether the saga went on. If not, it is parked, or its replies are put off.
+async fn take_up_one(coordinator: &Coordinator, pool: &PgPool, id: Uuid) -> Result<bool, Error> {
     let mut tx = pool.begin_with(sagas::BEGIN).await?;
-    let loaded = sagas::load_for_update(&mut tx, &[id]).await?;
-    let mut turns = Turns::of(coordinator, loaded);
-    for kept in table::take(&mut tx, &[id]).await? {
-        let (reply, origin) = kept?;
+    let Some(locked) = sagas::load_for_update(&mut tx, &[id]).await?.pop() else {
+        return Ok(false);
+    };
+    let failed = match decide(coordinator, &mut tx, locked).await {
+        Ok(went_on) => {
+            tx.commit().await?;
+            return Ok(went_on);
+        }
+        Err(failed) => failed,
+    };
+    tx.rollback().await?;
+    let mut tx = pool.begin_with(sagas::BEGIN).await?;
+    let own = failed.error.is_the_sagas_own();
+    if !own || !stop(&mut tx, id, &failed).await? {
+        warn!(saga_id = %id, error = %failed, "a kept reply cannot be taken up and is put off");
+        table::postpone(&mut tx, id).await?;
+    }
+    tx.commit().await?;
+    Ok(false)
+}
+
+async fn decide(
+    coordinator: &Coordinator,
+    tx: &mut PgTransaction<'_>,
+    locked: sagas::Locked,
+) -> Result<bool, Failed> {
+    let id = locked.id;
+    let loaded = locked
+        .loaded
+        .map_err(|error| Failed::new("cannot go on", error))?;
+    let asking = |error| Failed::new("cannot ask for its kept replies", error);
+    if loaded.instance.stopped {
+        table::hold(tx, id).await.map_err(asking)?;
+        return Ok(false);
+    }
+    let mut turns = Turns::of(coordinator, vec![loaded]);
+    for kept in table::take(tx, id).await.map_err(asking)? {
+        let (reply, origin) = kept.map_err(|error| Failed::new("cannot read a reply", error))?;
         let span = info_span!("saga.kept_reply", saga_id = %id, step = reply.operation.step);
         let trace = origin.trace.as_deref();
         let trace = trace.map_or_else(Vec::new, |came| outbox::resume(&span, came));
@@ -82,7 +105,7 @@ async fn take_up_one(coordinator: &Coordinator, pool: &PgPool, id: Uuid) -> Resu
         let _inside = span.enter();
         turns.take_answer(reply, &origin)?;
     }
-    turns.write(&mut tx).await?;
-    tx.commit().await?;
-    Ok(())
+    let written = turns.write(tx).await;
+    written.map_err(|error| Failed::new("cannot write what a kept reply leads to", error))?;
+    Ok(true)
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
-/// Locks sagas that ended longer ago than `keep` and claim nothing, the longest ended first.
+/// Locks sagas that ended longer ago than `keep` and claim nothing, the longest ended first, but none
+/// of `except`.
 /// The status is asked too: whatever a wrong `ended_at` says, an open saga stays.
 pub(super) async fn lock_ended(
     tx: &mut PgTransaction<'_>,
     keep: Duration,
+    except: &[Uuid],
     limit: i64,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
@@ -17,10 +19,12 @@ pub(super) async fn lock_ended(
          where ended_at < clock_timestamp() - make_interval(secs => $1)
            and status in ('completed', 'compensated', 'abandoned')
            and not exists (select from saga.lock_claim c where c.saga_id = i.id)
+           and id <> all($3)
          order by ended_at limit $2
          for update skip locked",
         keep.as_secs_f64(),
-        limit
+        limit,
+        except
     )
     .fetch_all(&mut **tx)
     .await
@@ -62,15 +66,41 @@ pub(super) async fn delete_interventions(
     Ok(())
 }
 
-/// Removes bulk operations that ended longer ago than `keep`, with their items. Returns how many.
-pub(super) async fn delete_bulks(pool: &PgPool, keep: Duration) -> Result<u64, sqlx::Error> {
+/// Removes at most `limit` items of bulk operations that ended longer ago than `keep`. Returns how
+/// many.
+pub(super) async fn delete_bulk_items(
+    pool: &PgPool,
+    keep: Duration,
+    limit: i64,
+) -> Result<u64, sqlx::Error> {
     let gone = sqlx::query!(
-        "delete from saga.bulk where ended_at < clock_timestamp() - make_interval(secs => $1)",
-        keep.as_secs_f64()
+        "delete from saga.bulk_item i
+         using (select o.bulk_id, o.position
+                from saga.bulk b
+                cross join lateral (
+                    select bulk_id, position from saga.bulk_item where bulk_id = b.id limit $2) as o
+                where b.ended_at < clock_timestamp() - make_interval(secs => $1)
+                limit $2) as old
+         where i.bulk_id = old.bulk_id and i.position = old.position",
+        keep.as_secs_f64(),
+        limit
     )
     .execute(pool)
     .await?;
     Ok(gone.rows_affected())
+}
+
+/// Removes bulk operations that ended longer ago than `keep` and have no items left.
+pub(super) async fn delete_bulks(pool: &PgPool, keep: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from saga.bulk b
+         where ended_at < clock_timestamp() - make_interval(secs => $1)
+           and not exists (select from saga.bulk_item i where i.bulk_id = b.id)",
+        keep.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Removes replies to these sagas that no replica could read while they lived.

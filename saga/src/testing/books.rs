@@ -115,9 +115,28 @@ impl Books {
                 of.round,
                 reply.answer.outcome()
             )),
-            _ => Ok(()),
+            _ => {
+                if let Some(sent) = sent.filter(|_| is_late_success(before, reply)) {
+                    let answer = &mut sent.answer;
+                    answer.get_or_insert_with(|| reply.answer.digest());
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// Whether an action says that it took effect while it is undone, or is going to be: it does not count,
+/// and is what its participant said.
+fn is_late_success(before: &Instance, reply: &Reply) -> bool {
+    let of = &reply.operation;
+    let says_so = matches!(reply.answer, Answer::Succeeded { .. }) && of.phase == Phase::Action;
+    let goes_back = before.reason.is_some() && !before.status.is_terminal();
+    let step = before.step(&of.step).filter(|_| says_so && goes_back);
+    step.is_some_and(|step| {
+        let undone = matches!(step.status, StepStatus::Compensating | StepStatus::Unknown);
+        undone && step.round == of.round && step.answer.is_none()
+    })
 }
 
 /// Why a reply is ignored, by what was sent and what was answered. None where the books alone cannot
@@ -147,6 +166,10 @@ fn expected(before: &Instance, reply: &Reply, sent: Option<&Sent>) -> Option<Ign
             false => IgnoredBecause::Contradiction,
         });
     }
+    // A person took it for done.
+    if of.phase == Phase::Action && step.answer.is_some() {
+        return None;
+    }
     let took_effect = matches!(reply.answer, Answer::Succeeded { .. });
     match (of.phase, step.status) {
         (Phase::Action, StepStatus::NullCompensated) if took_effect => {
@@ -159,6 +182,12 @@ fn expected(before: &Instance, reply: &Reply, sent: Option<&Sent>) -> Option<Ign
             Phase::Action,
             StepStatus::Compensating | StepStatus::Compensated | StepStatus::NullCompensated,
         ) => Some(IgnoredBecause::Stale),
+        // It turned back, and what undoes it is not sent yet.
+        (Phase::Action, StepStatus::Unknown)
+            if before.reason.is_some() && !before.status.is_terminal() =>
+        {
+            Some(IgnoredBecause::Stale)
+        }
         // A person gave it up while the answer was awaited.
         (Phase::Action, StepStatus::Running | StepStatus::Unknown)
         | (Phase::Compensation, StepStatus::Compensating)

@@ -2,13 +2,14 @@
 //!
 //! As the real table: a claim is granted or refused in the transaction that makes it, or it waits and
 //! is granted when another saga gives back what it holds; of two claims of one resource the second is
-//! told how the first stands. An end gives back what the saga has, if the saga knew of anything when
-//! its last turn began: otherwise nobody asks the table.
+//! told how the first stands. Who turns back or ends gives back what its state does not list any
+//! more.
 
 use std::collections::BTreeMap;
 
 use crate::{
     decide::{Decision, Effect},
+    event::Event,
     instance::Instance,
     testing::course::{Stopped, broken},
 };
@@ -30,19 +31,19 @@ pub(crate) enum Claimed {
 }
 
 impl Claims {
-    /// What a decision means for the table. `before`: the saga as it was read from its row.
-    pub(crate) fn follow(&mut self, before: Option<&Instance>, decision: &Decision) {
+    /// What a decision means for the table. `now`: the saga after it.
+    pub(crate) fn follow(&mut self, now: &Instance, decision: &Decision) {
         for effect in &decision.effects {
-            match effect {
-                Effect::Acquire(claims) => {
-                    for claim in claims {
-                        let row = self.rows.entry(claim.resource.clone());
-                        row.or_insert(Claimed::Asked);
-                    }
+            if let Effect::Acquire(claims) = effect {
+                for claim in claims {
+                    let row = self.rows.entry(claim.resource.clone());
+                    row.or_insert(Claimed::Asked);
                 }
-                Effect::Ended(_) if gives_back(before) => self.rows.clear(),
-                _ => {}
             }
+        }
+        if decision.events.iter().any(Event::gives_up_claims) {
+            let kept = |resource: &str| now.locks.iter().any(|lock| lock.resource == resource);
+            self.rows.retain(|resource, _| kept(resource));
         }
     }
 
@@ -104,9 +105,4 @@ pub(crate) fn still_claims<T>(now: &Instance, resource: &str, held: bool) -> Res
         "it is {}, and still {has} {resource}, for ever",
         now.status
     ))
-}
-
-/// Whether an end gives anything back. None before: the saga starts in this transaction.
-pub(crate) fn gives_back(before: Option<&Instance>) -> bool {
-    before.is_none_or(|before| !before.locks.is_empty())
 }

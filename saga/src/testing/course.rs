@@ -231,6 +231,7 @@ impl Course {
     fn marked(&self) -> u128 {
         let instance = Instance {
             seq: 0,
+            ignored: 0,
             ..self.instance.clone()
         };
         let instance = serde_json::to_string(&instance).unwrap_or_default();

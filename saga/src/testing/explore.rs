@@ -59,7 +59,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// Two losses, one of each other fault, three attempts, one intervention, a quarter of a million
+    /// Two losses, one of each other fault, two attempts, one intervention, a quarter of a million
     /// states.
     fn default() -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Default for Bounds {
             duplicates: 1,
             early_timeouts: 1,
             interventions: 1,
-            attempts: 3,
+            attempts: 2,
             rounds: 2,
             probes: 1,
             states: 250_000,

@@ -29,9 +29,8 @@ impl Scene {
         }
         let quiet = moves.is_empty();
         if quiet || self.allowance.early_timeouts > 0 {
+            // Of a paused saga, too: it comes to nothing then, and is gone.
             let due = self.course.timers.keys();
-            // A timer of a paused saga comes to nothing.
-            let due = due.filter(|(step, _)| !self.course.instance.paused || step.is_empty());
             moves.extend(due.map(|(step, phase)| Move::Timer {
                 step: step.clone(),
                 phase,

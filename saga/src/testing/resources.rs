@@ -59,10 +59,14 @@ impl Resources {
         granted.then(|| answer(&claim.resource, true))
     }
 
-    /// A saga gives everything back and leaves every line. Returns who gets what by that.
-    pub(crate) fn release(&mut self, saga: Uuid) -> Vec<(Uuid, LockAnswer)> {
+    /// A saga gives back all but what it keeps, and leaves the other lines. Returns who gets what by
+    /// that.
+    pub(crate) fn keep_only(&mut self, saga: Uuid, kept: &[&str]) -> Vec<(Uuid, LockAnswer)> {
         let mut granted = Vec::new();
         for (resource, line) in &mut self.lines {
+            if kept.contains(&resource.as_str()) {
+                continue;
+            }
             line.held.retain(|(holder, _)| *holder != saga);
             line.waiting.retain(|(waiting, _)| *waiting != saga);
             let lucky = line.grant().into_iter();
@@ -125,7 +129,7 @@ mod tests {
         assert!(resources.claim(dan, &claim(4)).is_some_and(|a| !a.granted));
         assert_eq!(resources.held(), 2);
         let lucky: Vec<_> = resources
-            .release(ada)
+            .keep_only(ada, &[])
             .into_iter()
             .map(|(saga, _)| saga)
             .collect();

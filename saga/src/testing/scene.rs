@@ -96,7 +96,7 @@ impl Scene {
             by_hand: BTreeSet::new(),
         };
         scene.send(&decision);
-        scene.claims.follow(None, &decision);
+        scene.claims.follow(&scene.course.instance, &decision);
         Ok((scene, decision))
     }
 
@@ -132,9 +132,8 @@ impl Scene {
         }
         let decision = match self.happens(given, next)? {
             Some(input) => {
-                let read = Rc::clone(&self.course);
                 let decision = memory.take(given, &mut self.course, &input)?;
-                self.claims.follow(Some(&read.instance), &decision);
+                self.claims.follow(&self.course.instance, &decision);
                 Some(decision)
             }
             None => None,

@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use crate::{
     decide::{Command, Decision, Effect},
-    event::{Answer, Input, LockAnswer, Reply, Timer},
+    event::{Answer, Event, Input, LockAnswer, Reply, Timer},
     instance::{Instance, Status, StepStatus},
     intervention::What,
     operation::Phase,
     testing::{
-        claims::{gives_back, still_claims},
+        claims::still_claims,
         course::{Course, Stopped, broken, key},
         fault::Fault,
         given::Given,
@@ -193,7 +193,7 @@ impl World {
             helped: 0,
         };
         self.sagas.insert(id, life);
-        self.carry_out(id, gives_back(None), &decision);
+        self.carry_out(id, &decision);
         id
     }
 
@@ -271,14 +271,13 @@ impl World {
         };
         life.told
             .happened(format!("{:?}: {}", self.now, input_line(input)));
-        let gives_back = gives_back(Some(&life.course.instance));
         let decision = life.course.take(&life.given, input)?;
         life.told.recorded(&decision.events);
-        self.carry_out(saga, gives_back, &decision);
+        self.carry_out(saga, &decision);
         self.promises(saga)
     }
 
-    fn carry_out(&mut self, saga: Uuid, gives_back: bool, decision: &Decision) {
+    fn carry_out(&mut self, saga: Uuid, decision: &Decision) {
         for effect in &decision.effects {
             match effect {
                 Effect::Send(command) => self.sent(command),
@@ -294,16 +293,19 @@ impl World {
                         }
                     }
                 }
-                Effect::Ended(_) if gives_back => {
-                    for (saga, LockAnswer { resource, .. }) in self.resources.release(saga) {
-                        let input = Input::Timer(Timer::Lock { resource });
-                        self.plan(Duration::ZERO, Due::Lock { saga, input });
-                    }
-                }
                 Effect::Ended(_)
                 | Effect::ClearTimer { .. }
                 | Effect::StepSettled { .. }
                 | Effect::Parked { .. } => {}
+            }
+        }
+        if decision.events.iter().any(Event::gives_up_claims) {
+            let life = self.sagas.get(&saga);
+            let kept = life.map_or_else(Vec::new, |life| life.course.instance.locks.clone());
+            let kept: Vec<&str> = kept.iter().map(|lock| lock.resource.as_str()).collect();
+            for (saga, LockAnswer { resource, .. }) in self.resources.keep_only(saga, &kept) {
+                let input = Input::Timer(Timer::Lock { resource });
+                self.plan(Duration::ZERO, Due::Lock { saga, input });
             }
         }
     }

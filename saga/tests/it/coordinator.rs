@@ -402,6 +402,97 @@ async fn a_late_success_after_nothing_was_found_is_kept_as_an_anomaly() {
 }
 
 #[tokio::test]
+async fn a_success_before_nothing_was_found_is_kept_as_an_anomaly() {
+    let orders = database("orders").await;
+    let impatient = coordinator_of(definition_with(std::time::Duration::from_millis(1)));
+    let saga = start(&impatient, &orders, &Trip::default()).await;
+    let timers = impatient.timers(orders.clone());
+    testbed::until(PATIENCE, "the compensation to be sent", || async {
+        timers.run_once().await.unwrap();
+        let state = instance(&orders, saga.id).await;
+        (state.status == Status::Compensating).then_some(())
+    })
+    .await;
+    let commands = sent(&orders, "trip.commands").await;
+    let undo = answer(commands.last().unwrap(), Outcome::NullCompensated);
+    let late = answer(&commands[0], Outcome::Succeeded);
+    deliver(&orders, &impatient.replies(), &late).await.unwrap();
+    deliver(&orders, &impatient.replies(), &undo).await.unwrap();
+    let state = instance(&orders, saga.id).await;
+    assert_eq!(state.status, Status::Compensated);
+    let kinds: Vec<String> = sqlx::query_scalar("select kind from saga.anomaly where saga_id = $1")
+        .bind(saga.id)
+        .fetch_all(&orders)
+        .await
+        .unwrap();
+    assert_eq!(kinds, ["null_compensated"]);
+}
+
+#[tokio::test]
+async fn a_participant_that_answers_for_ever_makes_no_history_that_grows_for_ever() {
+    let orders = database("orders").await;
+    let coordinator = coordinator();
+    let saga = start(&coordinator, &orders, &Trip::default()).await;
+    let command = sent(&orders, "trip.commands").await.pop().unwrap();
+    let refused = answer(&command, Outcome::Failed);
+    deliver(&orders, &coordinator.replies(), &refused)
+        .await
+        .unwrap();
+    let ended = instance(&orders, saga.id).await;
+    assert_eq!(ended.status, Status::Compensated);
+    let many = vec![refused; 40];
+    for _ in 0..3 {
+        let mut tx = orders.begin().await.unwrap();
+        coordinator
+            .replies()
+            .handle_batch(&mut tx, &many)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+    }
+    let state = instance(&orders, saga.id).await;
+    assert_eq!(
+        state.seq,
+        ended.seq + 50,
+        "so many are recorded, and no more"
+    );
+    // An anomaly is recorded nevertheless.
+    let other = answer(&command, Outcome::Succeeded);
+    deliver(&orders, &coordinator.replies(), &other)
+        .await
+        .unwrap();
+    assert_eq!(count(&orders, "saga.anomaly").await, 1);
+}
+
+#[tokio::test]
+async fn an_id_that_tells_no_time_starts_nothing() {
+    let orders = database("orders").await;
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(3 * 24 * 3600);
+    let ahead = ahead
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs();
+    let ahead = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ahead, 0));
+    for (id, says) in [
+        (
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, b"order 7"),
+            "not a UUIDv7",
+        ),
+        (ahead, "ahead of the database's clock"),
+    ] {
+        let mut tx = orders.begin().await.unwrap();
+        let trip = Trip::default();
+        let started = coordinator().start(&mut tx, id, "trip", "7", &trip).await;
+        let error = started.unwrap_err();
+        assert!(matches!(error, saga::Error::SagaId { .. }), "{error}");
+        assert!(!error.is_transient());
+        assert!(error.to_string().contains(says), "{error}");
+        tx.rollback().await.unwrap();
+    }
+    assert_eq!(count(&orders, "saga.instance").await, 0);
+}
+
+#[tokio::test]
 async fn many_replies_are_handled_in_one_transaction() {
     let orders = database("orders").await;
     let coordinator = coordinator();

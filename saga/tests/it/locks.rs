@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use saga::{
-    Error,
+    Coordinator, Definition, Error, Instance, Status,
+    intervention::What,
     locks::{self, Acquired, Claim, Exchanged, Filter, Granted, Watch},
 };
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
-use crate::support::*;
+use crate::{operating_support::done, support::*};
 
 pub(crate) fn claim(resource: &str, units: i64, capacity: i64) -> Claim {
     Claim {
@@ -474,4 +475,156 @@ async fn old_claims_are_told_of_once_and_again_after_a_while_and_stay() {
     let mut patient = Watch::new(pool.clone()).held_for_long(hours(2));
     assert_eq!(patient.run_once().await.unwrap().told, []);
     assert_eq!(claims(&pool).await[&holder], ["x held"], "never taken away");
+}
+
+/// Sagas that claim these resources and have a deadline.
+fn claiming(resources: &'static [&'static str]) -> Coordinator {
+    let day = Duration::from_secs(24 * 3600);
+    let mut builder = Definition::<Trip>::builder("trip", 1).deadline(day);
+    for resource in resources {
+        builder = builder.lock(|_: &Trip| Claim::exclusive(*resource));
+    }
+    let hour = Duration::from_secs(3600);
+    let step = |name| step(name).timeout(hour).attempts(1);
+    let hold = step("hold").compensation(|_: &Trip| Undo {});
+    let definition = builder.compensatable(hold).pivot(step("pay")).build();
+    coordinator_of(definition.unwrap())
+}
+
+async fn status(pool: &PgPool, saga: &Instance) -> Status {
+    instance(pool, saga.id).await.status
+}
+
+/// What a person, or time, does to a saga that waits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Pause,
+    Resume,
+    Cancel,
+    Abandon,
+    Deadline,
+    Grant,
+}
+
+#[tokio::test]
+async fn a_saga_that_waits_and_ends_in_whatever_way_claims_nothing_any_more() {
+    use Way::{Abandon, Cancel, Deadline, Grant, Pause, Resume};
+    let coordinator = claiming(&["room"]);
+    for ways in [
+        &[Cancel][..],
+        &[Abandon],
+        &[Deadline],
+        &[Pause, Cancel, Resume],
+        &[Pause, Deadline, Resume],
+        &[Pause, Cancel, Abandon],
+        &[Pause, Deadline, Abandon],
+        &[Pause, Grant, Cancel, Resume],
+        &[Pause, Grant, Deadline, Resume],
+        &[Pause, Cancel, Grant, Resume],
+    ] {
+        let pool = database("locks").await;
+        let start = async || start(&coordinator, &pool, &Trip::default()).await;
+        let (holder, waiter, next) = (start().await, start().await, start().await);
+        let timers = coordinator.timers(pool.clone());
+        let mut is_granted = false;
+        for way in ways {
+            let person = async |what| done(&pool, &coordinator, waiter.id, what).await;
+            match way {
+                Pause => person(What::Pause {}).await,
+                Resume => person(What::Resume {}).await,
+                Cancel => person(What::Cancel {}).await,
+                Abandon => person(What::Abandon {}).await,
+                Deadline => {
+                    make_due(&pool, Some(waiter.id)).await;
+                    timers.run_once().await.unwrap();
+                }
+                Grant => {
+                    is_granted = true;
+                    done(&pool, &coordinator, holder.id, What::Abandon {}).await;
+                }
+            }
+            if matches!(way, Cancel | Deadline) {
+                let claims = claims(&pool).await;
+                assert_eq!(claims.get(&waiter.id), None, "{ways:?}: given up at once");
+            }
+        }
+        let ended = status(&pool, &waiter).await;
+        assert!(ended.is_terminal(), "{ways:?}: {ended}");
+        if !is_granted {
+            done(&pool, &coordinator, holder.id, What::Abandon {}).await;
+        }
+        timers.run_once().await.unwrap();
+        let held: Vec<_> = claims(&pool).await.into_iter().collect();
+        assert_eq!(held, [(next.id, vec!["room held".to_owned()])], "{ways:?}");
+        let sent = crate::operating_support::commands_of(&pool, next.id).await;
+        assert_eq!(sent.len(), 1, "{ways:?}: the next one goes on");
+        let seen = Watch::new(pool.clone()).run_once().await.unwrap();
+        assert_eq!(seen.ended, NOBODY, "{ways:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_ended_saga_claims_nevertheless_is_given_up() {
+    let pool = database("locks").await;
+    let coordinator = claiming(&["room"]);
+    let start = async || start(&coordinator, &pool, &Trip::default()).await;
+    let (ended, open, waiter) = (start().await, start().await, start().await);
+    done(&pool, &coordinator, ended.id, What::Abandon {}).await;
+    coordinator.timers(pool.clone()).run_once().await.unwrap();
+    let mut watch = Watch::new(pool.clone());
+    assert_eq!(watch.run_once().await.unwrap().ended, NOBODY);
+    // As it was left by a version that forgot its claim, in front of all others.
+    sqlx::query("update saga.lock_claim set saga_id = $1 where saga_id = $2")
+        .bind(ended.id)
+        .bind(open.id)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let waits = "saga.lock_claim where state = 'waiting'";
+    assert_eq!(count(&pool, waits).await, 1);
+    assert_eq!(watch.run_once().await.unwrap().ended, [ended.id]);
+    assert_eq!(claims(&pool).await[&waiter.id], ["room granted"]);
+    assert_eq!(watch.run_once().await.unwrap().ended, NOBODY);
+}
+
+#[tokio::test]
+async fn a_saga_that_claims_a_resource_twice_does_not_wait_for_itself() {
+    let pool = database("locks").await;
+    let coordinator = claiming(&["account/7", "fee", "account/7"]);
+    let start = async || start(&coordinator, &pool, &Trip::default()).await;
+    let saga = start().await;
+    assert_eq!(
+        claims(&pool).await[&saga.id],
+        ["account/7 held", "fee held"]
+    );
+    assert_eq!(saga.locks.len(), 2);
+    assert!(saga.locks.iter().all(|lock| lock.held), "{:?}", saga.locks);
+    let sent = crate::operating_support::commands_of(&pool, saga.id).await;
+    assert_eq!(sent.len(), 1, "it has begun");
+    let next = start().await;
+    done(&pool, &coordinator, saga.id, What::Abandon {}).await;
+    coordinator.timers(pool.clone()).run_once().await.unwrap();
+    let sent = crate::operating_support::commands_of(&pool, next.id).await;
+    assert_eq!(sent.len(), 1, "and who waited for it begins");
+}
+
+#[tokio::test]
+async fn a_moment_that_no_program_can_tell_hides_no_lock() {
+    let pool = database("locks").await;
+    let [a, b] = sagas();
+    one(&pool, a, "x", 1, 1).await;
+    one(&pool, b, "y", 1, 1).await;
+    for never in ["infinity", "-infinity", "294276-12-31"] {
+        sqlx::query(
+            "update saga.lock_claim set granted_at = $1::text::timestamptz where saga_id = $2",
+        )
+        .bind(never)
+        .bind(a)
+        .execute(&pool)
+        .await
+        .unwrap();
+        let list = locks::list(&pool, &Filter::default()).await.unwrap();
+        assert_eq!(list.len(), 2, "{never}");
+        Watch::new(pool.clone()).run_once().await.unwrap();
+    }
 }

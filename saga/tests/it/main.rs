@@ -23,6 +23,7 @@ mod probing;
 mod replicas;
 mod retention;
 mod schema;
+mod sick;
 mod streams;
 mod support;
 mod timers;

@@ -1,7 +1,7 @@
 //! What a person does to one saga.
 
 use saga::{
-    Error, Phase, Status,
+    Coordinator, Error, Phase, Status,
     event::Event,
     instance::StepStatus,
     intervention::{OperationName, What},
@@ -557,15 +557,61 @@ async fn nobody_intervenes_in_what_is_not_there_or_without_saying_why() {
 #[tokio::test]
 async fn parked_sagas_are_counted_until_somebody_has_seen_to_them() {
     let pool = database("census").await;
-    let mut census = saga::operator::Census::new(pool.clone());
+    let mut census = saga::operator::Census::new(&coordinator(), pool.clone());
     start(&coordinator(), &pool, &Trip::default()).await;
-    assert!(census.run_once().await.unwrap().is_empty());
+    assert!(census.run_once().await.unwrap().parked.is_empty());
     let parked = Scene::ParkedPivot.set(&pool).await;
     Scene::ParkedCompensation.set(&pool).await;
-    let counted = census.run_once().await.unwrap();
+    let counted = census.run_once().await.unwrap().parked;
     assert_eq!(counted, [(parked.definition.clone(), 2)].into());
     let what = What::Abandon {};
     done(&pool, &coordinator(), parked.id, what).await;
-    let counted = census.run_once().await.unwrap();
+    let counted = census.run_once().await.unwrap().parked;
     assert_eq!(counted, [(parked.definition, 1)].into());
+}
+
+#[tokio::test]
+async fn sagas_of_a_version_that_no_replica_has_are_told_of_until_one_has_it() {
+    use saga::operator::Census;
+    let pool = database("unattended").await;
+    let (old, new) = (coordinator(), both_versions());
+    old.register(&pool).await.unwrap();
+    let left = start(&old, &pool, &Trip::default()).await;
+    let ended = start(&old, &pool, &Trip::default()).await;
+    done(&pool, &old, ended.id, What::Abandon {}).await;
+    let mut before = Census::new(&old, pool.clone());
+    assert!(before.run_once().await.unwrap().unattended.is_empty());
+    // A replica that has only another definition, hours after the last one with this.
+    let other = Coordinator::builder(REPLIES).build();
+    let mut after = Census::new(&other, pool.clone());
+    assert!(
+        after.run_once().await.unwrap().unattended.is_empty(),
+        "it may be back at once"
+    );
+    sqlx::query("update saga.definition set seen_at = seen_at - interval '3 minutes'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let unattended = [((left.definition.clone(), left.version), 1)].into();
+    assert_eq!(after.run_once().await.unwrap().unattended, unattended);
+    // Of a version that nobody noted ever, too.
+    sqlx::query("update saga.definition set seen_at = null")
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!(after.run_once().await.unwrap().unattended, unattended);
+    new.register(&pool).await.unwrap();
+    let mut again = Census::new(&new, pool.clone());
+    assert!(again.run_once().await.unwrap().unattended.is_empty());
+    assert!(after.run_once().await.unwrap().unattended.is_empty());
+    // Looked at once while it has no open saga, and looked at again when it comes to have one.
+    done(&pool, &old, left.id, What::Abandon {}).await;
+    let unseen = "update saga.definition set seen_at = null";
+    sqlx::query(unseen).execute(&pool).await.unwrap();
+    assert!(after.run_once().await.unwrap().unattended.is_empty());
+    before.run_once().await.unwrap();
+    assert!(after.run_once().await.unwrap().unattended.is_empty());
+    start(&old, &pool, &Trip::default()).await;
+    sqlx::query(unseen).execute(&pool).await.unwrap();
+    assert_eq!(after.run_once().await.unwrap().unattended, unattended);
 }

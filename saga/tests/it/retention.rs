@@ -138,6 +138,34 @@ async fn many_go_in_batches_and_one_that_somebody_holds_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn one_that_cannot_go_keeps_no_other() {
+    let pool = database("retention").await;
+    sqlx::query("create table receipt (saga_id uuid not null references saga.instance (id))")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let mut all = BTreeSet::new();
+    for _ in 0..3 {
+        let saga = ended(&pool).await;
+        ended_days_ago(&pool, saga, 40).await.unwrap();
+        all.insert(saga);
+    }
+    let kept = *all.first().unwrap();
+    ended_days_ago(&pool, kept, 50).await.unwrap();
+    sqlx::query("insert into receipt values ($1)")
+        .bind(kept)
+        .execute(&pool)
+        .await
+        .unwrap();
+    let events = history(&pool, kept).await;
+    let retention = retention(&pool);
+    assert_eq!(retention.run_once().await.unwrap(), 2);
+    assert_eq!(left(&pool).await, BTreeSet::from([kept]));
+    assert_eq!(history(&pool, kept).await, events, "it stays whole");
+    assert_eq!(retention.run_once().await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn the_loop_forgets_and_stops_when_told() {
     let pool = database("retention").await;
     let old = ended(&pool).await;
@@ -198,10 +226,19 @@ async fn what_people_did_goes_with_its_saga_and_a_bulk_operation_with_its_end() 
         .await
         .unwrap();
     }
+    // Many items, and a saga to forget in the same look.
+    sqlx::query(
+        "insert into saga.bulk_item (bulk_id, position, saga_id, expected_seq)
+         select b.id, n, $1, 1 from saga.bulk b, generate_series(2, 2500) as n
+         where b.idempotency_key = 'old'",
+    )
+    .bind(saga)
+    .execute(&pool)
+    .await
+    .unwrap();
     ended_days_ago(&pool, saga, 40).await.unwrap();
     assert_eq!(retention(&pool).run_once().await.unwrap(), 1);
     assert_eq!(count(&pool, "saga.intervention").await, 0);
-    assert_eq!(retention(&pool).run_once().await.unwrap(), 0);
     let keys: Vec<String> = sqlx::query_scalar("select idempotency_key from saga.bulk order by 1")
         .fetch_all(&pool)
         .await

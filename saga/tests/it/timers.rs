@@ -370,3 +370,194 @@ async fn what_a_timer_sends_goes_on_with_the_trace_for_an_hour() {
         );
     }
 }
+
+/// A relay has sent everything there is, and stands still from here on.
+async fn relay_has_sent(pool: &PgPool) {
+    sqlx::query(
+        "update outbox.relay set epoch = 1, settled = pg_current_snapshot(),
+             target = pg_current_snapshot(), last_seq = 0",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// A relay is in the middle of what is there, up to this number.
+async fn relay_is_at(pool: &PgPool, last_seq: i64) {
+    sqlx::query("update outbox.relay set target = pg_current_snapshot(), last_seq = $1")
+        .bind(last_seq)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+async fn waits_for(pool: &PgPool, id: Uuid) -> (String, bool) {
+    sqlx::query_as(
+        "select waiting_for, waiting_until > clock_timestamp() from saga.instance where id = $1",
+    )
+    .bind(id)
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+async fn timeouts(pool: &PgPool, id: Uuid) -> usize {
+    let history = history(pool, id).await;
+    let timed_out = |event: &&Event| matches!(event, Event::AttemptTimedOut { .. });
+    history.iter().filter(timed_out).count()
+}
+
+#[tokio::test]
+async fn a_command_that_the_relay_has_not_sent_has_not_been_ignored() {
+    let orders = database("orders").await;
+    let coordinator = coordinator();
+    let timers = coordinator.timers(orders.clone());
+    relay_has_sent(&orders).await;
+    let saga = start(&coordinator, &orders, &Trip::default()).await;
+    for _ in 0..3 {
+        make_due(&orders, None).await;
+        assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+        assert_eq!(
+            waits_for(&orders, saga.id).await,
+            ("relay".to_owned(), true)
+        );
+    }
+    assert_eq!(
+        instance(&orders, saga.id).await,
+        saga,
+        "no attempt is spent"
+    );
+    relay_is_at(&orders, 0).await;
+    make_due(&orders, None).await;
+    assert_eq!(
+        timers.run_once().await.unwrap(),
+        Fired::None,
+        "not up to here"
+    );
+    assert_eq!(waits_for(&orders, saga.id).await.0, "relay");
+    relay_is_at(&orders, i64::MAX).await;
+    make_due(&orders, None).await;
+    assert_eq!(
+        timers.run_once().await.unwrap(),
+        Fired::None,
+        "its whole time"
+    );
+    assert_eq!(
+        waits_for(&orders, saga.id).await,
+        ("reply".to_owned(), true)
+    );
+    make_due(&orders, None).await;
+    assert_eq!(timers.run_once().await.unwrap(), Fired::Some(1));
+    assert_eq!(timeouts(&orders, saga.id).await, 1);
+    // The second attempt, and a topic that is not there.
+    make_due(&orders, None).await;
+    assert_eq!(
+        timers.run_once().await.unwrap(),
+        Fired::Some(1),
+        "the pause is over"
+    );
+    relay_has_sent(&orders).await;
+    sqlx::query(
+        "insert into outbox.parked
+           (seq, message_id, topic, key, kind, payload, created_at, class, reason)
+         select seq, message_id, topic, key, kind, payload, created_at, 'held', 'no such topic'
+         from outbox.log order by seq desc limit 1",
+    )
+    .execute(&orders)
+    .await
+    .unwrap();
+    make_due(&orders, None).await;
+    assert_eq!(timers.run_once().await.unwrap(), Fired::None);
+    assert_eq!(
+        waits_for(&orders, saga.id).await,
+        ("relay".to_owned(), true)
+    );
+    assert_eq!(timeouts(&orders, saga.id).await, 1);
+}
+
+#[tokio::test]
+async fn a_command_that_was_sent_is_overdue_when_its_time_is_over() {
+    let orders = database("orders").await;
+    let coordinator = coordinator();
+    let sagas = [
+        start(&coordinator, &orders, &Trip::default()).await,
+        start(&coordinator, &orders, &Trip::default()).await,
+    ];
+    relay_has_sent(&orders).await;
+    // The second's history does not say in which transaction it was sent: it is of before.
+    sqlx::query("update saga.event set xid = null where saga_id = $1")
+        .bind(sagas[1].id)
+        .execute(&orders)
+        .await
+        .unwrap();
+    make_due(&orders, None).await;
+    let timers = coordinator.timers(orders.clone());
+    assert_eq!(timers.run_once().await.unwrap(), Fired::Some(2));
+    for saga in sagas {
+        assert_eq!(timeouts(&orders, saga.id).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_timer_that_turns_out_to_be_long_overdue_fires_too() {
+    let orders = database("orders").await;
+    let saga = start(&coordinator(), &orders, &Trip::default()).await;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(coordinator().timers(orders.clone()).run(shutdown.clone()));
+    for attempt in 1..=2 {
+        // Nothing is due for a while, so only what has become due since is looked at.
+        make_due(&orders, None).await;
+        testbed::until(PATIENCE, "the timer", || async {
+            let told = history(&orders, saga.id).await.len();
+            (told >= 3 + attempt).then_some(())
+        })
+        .await;
+    }
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_looked_at_is_not_walked_over_again() {
+    let orders = database("orders").await;
+    start(&coordinator(), &orders, &Trip::default()).await;
+    // An old snapshot keeps every index entry that ever stood there.
+    let mut old = orders
+        .begin_with("begin isolation level repeatable read")
+        .await
+        .unwrap();
+    sqlx::query("select pg_current_xact_id()")
+        .execute(&mut *old)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "do $$ begin
+             for i in 1..3000 loop
+                 update saga.instance set look_at = now() - interval '1 hour' + i * interval '1 ms';
+             end loop;
+             update saga.instance set look_at = now() + interval '1 hour';
+         end $$",
+    )
+    .execute(&orders)
+    .await
+    .unwrap();
+    let mut session = orders.acquire().await.unwrap();
+    sqlx::query("set enable_seqscan = off")
+        .execute(&mut *session)
+        .await
+        .unwrap();
+    let mut blocks = Vec::new();
+    for since in ["'-infinity'", "now() - interval '1 second'"] {
+        let sql = format!(
+            "explain (analyze, buffers, format json)
+             select min(look_at) from saga.instance where look_at >= {since}"
+        );
+        let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&mut *session)
+            .await
+            .unwrap();
+        blocks.push(plan[0]["Plan"]["Shared Hit Blocks"].as_i64().unwrap());
+    }
+    assert!(blocks[1] * 10 < blocks[0], "{blocks:?}");
+    old.rollback().await.unwrap();
+}

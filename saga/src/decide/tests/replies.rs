@@ -20,7 +20,7 @@ fn an_answer_that_comes_again_is_a_duplicate() {
 }
 
 #[test]
-fn another_answer_to_a_former_round_contradicts_it_until_the_new_one_is_sent_and_then_is_stale() {
+fn another_answer_to_a_former_round_contradicts_it_even_when_the_new_one_is_sent() {
     Story::started()
         .succeeds("a")
         .succeeds("b")
@@ -32,6 +32,8 @@ fn another_answer_to_a_former_round_contradicts_it_until_the_new_one_is_sent_and
         .ignored(IgnoredBecause::Contradiction)
         .time_passes()
         .succeeds("r")
+        .ignored(IgnoredBecause::Contradiction)
+        .refuses("r", 1)
         .ignored(IgnoredBecause::Stale)
         .stands(Status::Running);
 }

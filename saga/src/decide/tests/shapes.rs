@@ -503,9 +503,197 @@ fn a_compensation_is_skipped_and_the_earlier_ones_go_on() {
             ],
         )
         .compensates("b")
-        .ignored(IgnoredBecause::Stale)
+        .ignored(IgnoredBecause::Contradiction)
         .compensates("a")
         .stands(Status::Compensated);
+}
+
+#[test]
+fn what_contradicts_a_person_is_an_anomaly() {
+    assert!(IgnoredBecause::Contradiction.is_anomaly());
+    let by_hand = || {
+        let reply = json!({"step": "a"});
+        let step = "a".to_owned();
+        story(builder_with(builder_again(), 0)).input(&wish(What::CompleteStep { step, reply }))
+    };
+    // Done by hand, and by its participant: twice.
+    by_hand()
+        .succeeds("a")
+        .ignored(IgnoredBecause::Contradiction);
+    by_hand()
+        .refuses("a", 1)
+        .ignored(IgnoredBecause::Contradiction);
+    // Done by hand, so its participant has nothing to undo.
+    by_hand().refuses("p", 1).finds_nothing("a").then(
+        &[
+            "anomaly a null_compensated",
+            "nothing to undo a 1",
+            "compensated",
+        ],
+        &["no timer a compensation", "ended compensated"],
+    );
+    by_hand()
+        .refuses("p", 1)
+        .compensates("a")
+        .stands(Status::Compensated);
+    // Nobody knows whether it took effect, and a person says that nothing is to be undone.
+    let skipped = || {
+        let step = "a".to_owned();
+        story(builder_with(builder_again(), 0))
+            .time_passes()
+            .time_passes()
+            .stands(Status::Parked)
+            .input(&wish(What::SkipCompensation { step }))
+            .stands(Status::Compensated)
+    };
+    skipped()
+        .compensates("a")
+        .ignored(IgnoredBecause::Contradiction);
+    skipped()
+        .succeeds("a")
+        .ignored(IgnoredBecause::Contradiction);
+    skipped().finds_nothing("a").ignored(IgnoredBecause::Stale);
+    skipped().refuses("a", 1).ignored(IgnoredBecause::Stale);
+}
+
+#[test]
+fn a_success_that_comes_while_its_step_is_undone_is_remembered() {
+    let undone = || {
+        side_by_side()
+            .refuses("a", 1)
+            .succeeds("b")
+            .ignored(IgnoredBecause::Stale)
+    };
+    undone().succeeds("b").ignored(IgnoredBecause::Duplicate);
+    undone()
+        .refuses("b", 1)
+        .ignored(IgnoredBecause::Contradiction);
+    undone().finds_nothing("b").then(
+        &[
+            "anomaly b null_compensated",
+            "nothing to undo b 1",
+            "compensated",
+        ],
+        &["no timer b compensation", "ended compensated"],
+    );
+    let compensated = undone().compensates("b").stands(Status::Compensated);
+    compensated.succeeds("b").ignored(IgnoredBecause::Duplicate);
+    // Before its compensation is sent, too.
+    side_by_side()
+        .input(&wish(What::Pause {}))
+        .input(&wish(What::Cancel {}))
+        .succeeds("a")
+        .ignored(IgnoredBecause::Stale)
+        .input(&wish(What::Resume {}))
+        .finds_nothing("a")
+        .then(
+            &["anomaly a null_compensated", "nothing to undo a 1"],
+            &["no timer a compensation"],
+        );
+}
+
+#[test]
+fn a_success_of_a_round_that_was_refused_is_an_anomaly() {
+    story(begin().retriable(step("r").rounds(3)))
+        .refuses("r", 1)
+        .time_passes()
+        .refuses("r", 1)
+        .ignored(IgnoredBecause::Stale)
+        .succeeds("r")
+        .ignored(IgnoredBecause::Contradiction)
+        .reply("r", Phase::Action, 2, done("r"))
+        .stands(Status::Completed);
+}
+
+#[test]
+fn a_resumed_saga_gives_each_phase_its_own_time() {
+    let undone = undoable("a")
+        .compensation_attempts(2)
+        .compensation_timeout(Duration::from_secs(60));
+    let story = story(begin().compensatable(undone).pivot(step("p")));
+    let key = |phase: &'static str| ("a".to_owned(), phase);
+    let action = story
+        .input(&wish(What::Pause {}))
+        .input(&wish(What::Resume {}));
+    assert_eq!(action.timers[&key("action")].1, Duration::from_secs(1));
+    let undoing = action.succeeds("a").refuses("p", 1);
+    assert_eq!(
+        undoing.timers[&key("compensation")].1,
+        Duration::from_secs(60)
+    );
+    let resumed = undoing
+        .input(&wish(What::Pause {}))
+        .input(&wish(What::Resume {}));
+    assert_eq!(
+        resumed.timers[&key("compensation")].1,
+        Duration::from_secs(60)
+    );
+}
+
+#[test]
+fn whoever_answers_for_ever_makes_no_history_that_grows_for_ever() {
+    let mut ended = story(begin().pivot(step("p")))
+        .succeeds("p")
+        .stands(Status::Completed);
+    for _ in 0..200 {
+        ended = ended.succeeds("p");
+    }
+    assert_eq!(ended.instance.ignored, 50);
+    // What a person should look at still finds room, and is bounded too.
+    ended = ended.refuses("p", 1).ignored(IgnoredBecause::Contradiction);
+    for _ in 0..200 {
+        ended = ended.refuses("p", 1);
+    }
+    assert_eq!(ended.instance.ignored, 100);
+    assert_eq!(ended.instance.seq as usize, ended.history.len());
+    // An answer that counts always does, however many did not.
+    let mut waiting = side_by_side().refuses("a", 1);
+    for _ in 0..200 {
+        waiting = waiting.refuses("a", 1);
+    }
+    waiting
+        .succeeds("b")
+        .ignored(IgnoredBecause::Stale)
+        .finds_nothing("b")
+        .then(
+            &[
+                "anomaly b null_compensated",
+                "nothing to undo b 1",
+                "compensated",
+            ],
+            &["no timer b compensation", "ended compensated"],
+        );
+}
+
+#[test]
+fn a_resource_claimed_twice_is_claimed_once() {
+    let twice = || {
+        let builder = begin().lock(|_: &Data| Claim::exclusive("till"));
+        let builder = builder.lock(|_: &Data| Claim::exclusive("till"));
+        story(builder.compensatable(undoable("a")))
+    };
+    twice()
+        .then(&["started", "asked for 1 of till"], &["acquire 1"])
+        .input(&till(true))
+        .then(
+            &["holds till", "sent a action 1.1"],
+            &["send do.v1 to a.commands, action 1", "timer a action 1.1"],
+        );
+    // One that has waited for itself goes on with the next thing that happens to it.
+    let story = twice().input(&wish(What::Pause {}));
+    let mut stuck = story.instance.clone();
+    let lock = stuck.locks[0].clone();
+    stuck.locks = vec![
+        crate::instance::LockState {
+            held: true,
+            ..lock.clone()
+        },
+        lock,
+    ];
+    assert_ne!(stuck.waiting().unwrap().what, WaitingFor::Lock);
+    let resumed = decide(&story.plan, &stuck, &wish(What::Resume {})).unwrap();
+    let sends = |effect: &Effect| matches!(effect, Effect::Send(_));
+    assert!(resumed.effects.iter().any(sends), "{resumed:?}");
 }
 
 #[test]
@@ -626,9 +814,166 @@ fn a_migration_that_would_forget_reorder_or_reinterpret_is_refused() {
     let stranger = Definition::builder("letters", 3).compensatable(undoable("a"));
     let stranger = plan_of(stranger.pivot(step("p")));
     assert!(why(stranger, &begun()).contains("has no migration from version 1"));
+    let elsewhere = |name| {
+        Step::new(name)
+            .command("elsewhere", |_: &Data| Do {
+                step: "a".to_owned(),
+            })
+            .reply(|data: &mut Data, done: Done| data.done.push(done.step))
+    };
     let ended = begun().succeeds("p");
     let same = second_version()
         .compensatable(undoable("a"))
         .pivot(step("p"));
     assert!(why(plan_of(same), &ended).contains("completed already"));
+
+    // What is still to be sent of a begun step goes where its action went, or nowhere.
+    let undo = |_: &Data| Undo {
+        step: "a".to_owned(),
+    };
+    let moved = || second_version().compensatable(elsewhere("a").compensation(undo));
+    let moved = || plan_of(moved().pivot(step("p")));
+    let moved_topic =
+        "step a was begun, and its topic is a.commands; in the target it is elsewhere";
+    assert!(why(moved(), &started()).contains(moved_topic));
+    assert!(
+        why(moved(), &begun()).contains(moved_topic),
+        "it may be compensated"
+    );
+    let probed = || begun().time_passes().stands(Status::Parked);
+    assert!(why(moved(), &probed()).contains(moved_topic));
+    let pivot = second_version()
+        .compensatable(undoable("a"))
+        .pivot(elsewhere("p"));
+    let pivot = plan_of(pivot);
+    assert!(why(pivot.clone(), &begun()).contains("step p was begun, and its topic is p.commands"));
+    assert!(migrated(&started(), &pivot).is_ok(), "p was not begun");
+    let renamed = step("a").compensation(|_: &Data| Do {
+        step: "a".to_owned(),
+    });
+    let renamed = plan_of(second_version().compensatable(renamed).pivot(step("p")));
+    assert!(
+        why(renamed, &begun()).contains("its compensation is undo.v1; in the target it is do.v1")
+    );
+    let asked = Step::new("a")
+        .command("a.commands", |_: &Data| Undo {
+            step: "a".to_owned(),
+        })
+        .reply(|data: &mut Data, done: Done| data.done.push(done.step))
+        .compensation(undo);
+    let asked = plan_of(second_version().compensatable(asked).pivot(step("p")));
+    assert!(why(asked.clone(), &started()).contains("its command is do.v1"));
+    assert!(
+        migrated(&begun(), &asked).is_ok(),
+        "nothing but its compensation is to come"
+    );
+    let answered = Step::new("a")
+        .command("a.commands", |_: &Data| Do {
+            step: "a".to_owned(),
+        })
+        .reply(|data: &mut Data, undo: Undo| data.done.push(undo.step))
+        .compensation(undo);
+    let answered = plan_of(second_version().compensatable(answered).pivot(step("p")));
+    assert!(
+        why(answered, &started()).contains("its reply is done.v1; in the target it is undo.v1")
+    );
+    // Once nothing will be undone any more, what is done may have moved.
+    let retried = begin()
+        .compensatable(undoable("a"))
+        .retriable(step("r").rounds(2));
+    let retried = story(retried).succeeds("a");
+    let moved = second_version().compensatable(elsewhere("a").compensation(undo));
+    let moved = plan_of(moved.retriable(step("r").rounds(2)));
+    assert!(migrated(&retried, &moved).is_ok());
+    // A refused action is settled; its next round is another operation.
+    let retried = retried.refuses("r", 1);
+    let moved = plan_of(
+        second_version()
+            .compensatable(undoable("a"))
+            .retriable(elsewhere("r")),
+    );
+    assert!(migrated(&retried, &moved).is_ok());
+}
+
+#[test]
+fn the_targets_deadline_and_tags_are_applied_and_other_claims_refused() {
+    let begin = || begin().tags(|_: &Data| [("shop", "one")]);
+    let begun = |builder: Builder<Data, crate::definition::BeforePivot>| {
+        story(builder.compensatable(undoable("a")).pivot(step("p")))
+    };
+    let end = |builder: Builder<Data, crate::definition::BeforePivot>| {
+        plan_of(builder.compensatable(undoable("a")).pivot(step("p")))
+    };
+    let after = |story: &Story, to: &Plan| {
+        let decision = migrated(story, to).unwrap();
+        let mut instance = story.instance.clone();
+        decision
+            .events
+            .iter()
+            .for_each(|event| instance.apply(event));
+        (instance, decision.effects)
+    };
+    let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+    let deadline = |after| Effect::SetTimer {
+        timer: Timer::Deadline,
+        after,
+    };
+    let without = begun(begin());
+    let to = end(second_version()
+        .deadline(hour)
+        .tags(|_: &Data| [("shop", "two")]));
+    let (instance, effects) = after(&without, &to);
+    assert_eq!(effects, [deadline(hour)]);
+    assert_eq!(
+        instance.tags,
+        [("shop".to_owned(), "two".to_owned())].into()
+    );
+    let timely = begun(begin().deadline(hour));
+    assert_eq!(
+        after(&timely, &end(second_version().deadline(minute))).1,
+        [deadline(minute)]
+    );
+    let same = end(second_version()
+        .deadline(hour)
+        .tags(|_: &Data| [("shop", "one")]));
+    let (instance, effects) = after(&timely, &same);
+    assert_eq!(effects, [], "its time goes on");
+    assert_eq!(instance.tags, timely.instance.tags);
+    // The timer of the former version's deadline stands, and means nothing any more.
+    let (instance, effects) = after(&timely, &end(second_version()));
+    assert_eq!((effects, instance.tags.len()), (Vec::new(), 0));
+    let passed = decide(
+        &end(second_version()),
+        &instance,
+        &Input::Timer(Timer::Deadline),
+    );
+    assert_eq!(passed.unwrap(), Decision::default());
+
+    let claim = |resource: &'static str| move |_: &Data| Claim::exclusive(resource);
+    let why = |story: &Story, to: &Plan| migrated(story, to).unwrap_err().to_string();
+    let claims = end(second_version().lock(claim("till")));
+    let new = "the target claims 1 of till, and the saga has not claimed that";
+    assert!(why(&without, &claims).contains(new));
+    let holds = begun(begin().lock(claim("till"))).input(&till(true));
+    assert_eq!(after(&holds, &claims).1, []);
+    let fewer = why(&holds, &end(second_version()));
+    assert!(
+        fewer.contains("the saga claims till, and the target does not"),
+        "{fewer}"
+    );
+    let more = |_: &Data| Claim {
+        units: 2,
+        ..Claim::exclusive("till")
+    };
+    let more = why(&holds, &end(second_version().lock(more)));
+    assert!(more.contains("the target claims 2 of till"), "{more}");
+    // On the way back nothing is claimed any more.
+    let back = holds
+        .input(&wish(What::Cancel {}))
+        .stands(Status::Compensating);
+    assert_eq!(after(&back, &end(second_version())).1, []);
+}
+
+fn started() -> Story {
+    story(builder_with(builder_again(), 0))
 }

@@ -322,6 +322,19 @@ fn a_lock_that_is_never_noticed() {
     explore_says("neither to an end nor to a stop that anybody sees", &given);
 }
 
+/// Sender and receiver are the same.
+#[test]
+fn two_claims_of_one_resource_are_one() {
+    let definition = Definition::<Trip>::builder("twice", 1)
+        .lock(|_: &Trip| Claim::exclusive("account/ada"))
+        .lock(|_: &Trip| Claim::exclusive("account/ada"))
+        .pivot(step("pay", |trip, number| trip.paid = Some(number)))
+        .build()
+        .unwrap();
+    let explored = explore(&pays(&definition), &attended());
+    assert!(explored.ends("completed"), "{explored}");
+}
+
 // --- in its trial ---
 
 #[test]
@@ -539,7 +552,7 @@ fn a_claim_that_an_end_does_not_give_back() {
     )
     .unwrap();
     let mut claims = claims::Claims::default();
-    claims.follow(None, &decision);
+    claims.follow(&instance, &decision);
     claims.time_goes_on();
     claims.promises(&instance).unwrap();
     let ended = crate::Instance {
@@ -602,6 +615,9 @@ fn a_saga_that_is_brought_to_another_version_keeps_every_promise() {
         7,
         100,
     ));
+    // Where tickets were asked for already, it is refused; elsewhere they are asked for there.
+    let moved = explore(&sound().migrates_to(next("post.commands")), &bounds);
+    assert!(moved.ends("completed"), "{moved}");
     let told = complaint(|| drop(sound().migrates_to(sound()))).unwrap();
     assert!(told.contains("has no migration from version 1"), "{told}");
 }

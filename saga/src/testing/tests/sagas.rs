@@ -84,6 +84,7 @@ pub(super) fn trip_with(
                 .timeout(Duration::from_secs(1))
                 .attempts(2)
                 .compensation_attempts(3)
+                .compensation_timeout(Duration::from_secs(2))
                 .backoff(Duration::from_secs(1), Duration::from_secs(5)),
         )
         .parallel([

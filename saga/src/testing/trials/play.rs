@@ -151,6 +151,7 @@ impl Played {
     pub(crate) fn expect_as(&self, other: &Self) {
         let without_seq = |instance: &Instance| Instance {
             seq: 0,
+            ignored: 0,
             ..instance.clone()
         };
         if without_seq(self.now()) != without_seq(other.now()) {

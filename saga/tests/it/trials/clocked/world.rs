@@ -90,9 +90,9 @@ impl World {
 
     async fn troubled(&mut self) {
         match self.draw(100) {
-            0..50 => self.something_arrives().await,
-            50..78 => self.time_passes().await,
-            78..88 => self.somebody_intervenes().await,
+            0..60 => self.something_arrives().await,
+            60..80 => self.time_passes().await,
+            80..88 => self.somebody_intervenes().await,
             88..94 if self.sagas.len() < MOST => self.a_saga_starts().await,
             94..97 => self.retention_runs().await,
             97..99 => {
@@ -224,11 +224,12 @@ impl World {
     /// To the next moment that some saga waits for, or for a while; and what is due fires.
     async fn time_passes(&mut self) {
         let next = self.next_moment().await;
-        let time = match self.draw(4) {
-            0 => Some(Duration::from_millis(self.draw(3_000))),
-            _ => next,
+        // Patience mostly outlasts what is in flight, or no saga would come far.
+        let impatient = self.flying.is_empty() || self.draw(4) == 0;
+        let time = match next.filter(|_| impatient) {
+            Some(next) => next,
+            None => Duration::from_millis(self.draw(1_000)),
         };
-        let Some(time) = time else { return };
         self.clocked.pass(time).await;
         self.may_crash().await;
         self.timers_fire(format!("{time:?} pass")).await;
