@@ -553,10 +553,6 @@ impl Instance {
     }
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde asks with a reference"
-)]
 fn is_zero(number: &i32) -> bool {
     *number == 0
 }

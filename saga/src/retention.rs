@@ -110,10 +110,9 @@ impl Retention {
                 Ok(one) => gone += one,
                 Err((sagas, error)) if !sagas.is_empty() && is_its_fault(&error) => {
                     warn!(saga_id = %sagas[0], %error, "a saga that ended long ago cannot be removed");
-                    let mut held_back = self.held_back.lock();
-                    held_back
-                        .as_mut()
-                        .map_or_else(|_| (), |held| held.extend(sagas));
+                    if let Ok(mut held_back) = self.held_back.lock() {
+                        held_back.extend(sagas);
+                    }
                 }
                 Err((_, error)) => return Err(error),
             }
