@@ -24,7 +24,7 @@ const TROUBLED: usize = 120;
 async fn no_order_of_faults_and_crashes_breaks_a_promise_on_a_real_server() {
     let trials = testbed::trials();
     let mut trial = trials.begin("one clock");
-    let worlds: u64 = trials.pick(3, 60);
+    let worlds: u64 = trials.pick(3, 40);
     let (mut moves, mut crashes) = (0, 0);
     for number in 0..worlds {
         let seed = trial.random.draw().wrapping_add(number);
