@@ -11,6 +11,9 @@
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
 //! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions |
+//! | `saga_pending_replies` | gauge | — | replies that are kept now, in the whole database; counted up to 10,000 |
+//! | `saga_pending_oldest_seconds` | gauge | — | how long the oldest of these is kept; 0 if there is none |
+//! | `saga_unknown_version_instances` | gauge | definition, version | open sagas of a version that this replica lacks; 0 where it has it; counted up to 10,000 of a status |
 //! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
@@ -27,6 +30,8 @@
 //! | `saga_lock_oldest_held_seconds` | gauge | — | how long the oldest claim is held; 0 if none is |
 //! | `saga_retention_forgotten_total` | counter | — | ended sagas removed with their history |
 //! | `saga_barrier_total` | counter | participant, phase, outcome | commands by what came of them |
+//! | `saga_external_running` | gauge | — | effects outside of the database whose answers are not known, in the whole database; counted up to 10,000 |
+//! | `saga_external_oldest_running_seconds` | gauge | — | how long the oldest of these is unanswered; 0 if there is none |
 //! | `saga_external_total` | counter | step, answer | what effects outside of the database answered when called, probed or revoked |
 //! | `saga_barrier_forgotten_total` | counter | — | barrier rows removed by retention |
 //!
@@ -204,6 +209,41 @@ pub(crate) fn parked_now(definition: &str, sagas: i64) {
     gauge!("saga_parked_instances", "definition" => definition.to_owned()).set(sagas as f64);
 }
 
+/// So many open sagas are of a version that this replica lacks; 0 of one that it has.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 sagas"
+)]
+pub(crate) fn unknown_here(definition: &str, version: i32, sagas: i64) {
+    gauge!(
+        "saga_unknown_version_instances",
+        "definition" => definition.to_owned(), "version" => version.to_string()
+    )
+    .set(sagas as f64);
+}
+
+/// So many replies are kept for a replica that knows their sagas' versions. Every replica shows the
+/// same: take the largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 replies"
+)]
+pub(crate) fn replies_kept_now(replies: i64, oldest_seconds: f64) {
+    gauge!("saga_pending_replies").set(replies as f64);
+    gauge!("saga_pending_oldest_seconds").set(oldest_seconds);
+}
+
+/// So many effects outside of the database have no answer yet. Every replica shows the same: take the
+/// largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 effects"
+)]
+pub(crate) fn running_effects(effects: i64, oldest_seconds: f64) {
+    gauge!("saga_external_running").set(effects as f64);
+    gauge!("saga_external_oldest_running_seconds").set(oldest_seconds);
+}
+
 /// A saga of a bulk operation had its turn.
 pub(crate) fn bulk_item(operation: OperationName, result: &'static str) {
     counter!("saga_bulk_items_total", "operation" => operation.as_str(), "result" => result)
@@ -369,6 +409,9 @@ mod tests {
             locks(&seen);
             forgotten(5);
             parked_now("trip", 2);
+            unknown_here("trip", 3, 4);
+            replies_kept_now(6, 1.5);
+            running_effects(1, 60.0);
         });
         ledger.written_as(&[
             "saga_lock_claims_total outcome=granted +1",
@@ -381,6 +424,11 @@ mod tests {
             "saga_lock_oldest_held_seconds =60",
             "saga_retention_forgotten_total +5",
             "saga_parked_instances definition=trip =2",
+            "saga_unknown_version_instances definition=trip version=3 =4",
+            "saga_pending_replies =6",
+            "saga_pending_oldest_seconds =1.5",
+            "saga_external_running =1",
+            "saga_external_oldest_running_seconds =60",
         ]);
     }
 }

@@ -1,7 +1,5 @@
 //! Every statement about interventions in one saga, and the filters of sagas.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 use sqlx::{PgPool, PgTransaction, Postgres, QueryBuilder};
 use uuid::Uuid;
@@ -41,16 +39,58 @@ pub(super) async fn find(
     stored.transpose()
 }
 
-/// How many sagas are parked, by definition.
-pub(super) async fn parked_sagas(pool: &PgPool) -> Result<BTreeMap<String, i64>, Error> {
-    let rows = sqlx::query!(
-        r#"select definition, count(*) as "sagas!" from saga.instance
-           where status = 'parked' group by definition"#
+/// The sagas of a definition's version that have not ended.
+pub(super) struct OpenSagas {
+    pub(super) definition: String,
+    pub(super) version: i32,
+    /// Up to `most` of each status.
+    pub(super) sagas: i64,
+    /// Those of them that are parked.
+    pub(super) parked: i64,
+}
+
+/// How many sagas are open, by definition and version: of each status at most `most` are counted.
+pub(super) async fn open_sagas(pool: &PgPool, most: i64) -> Result<Vec<OpenSagas>, Error> {
+    Ok(sqlx::query_as!(
+        OpenSagas,
+        r#"select of_definition as "definition!", of_version as "version!",
+                  sum(i.sagas)::bigint as "sagas!",
+                  coalesce(sum(i.sagas) filter (where of_status = 'parked'), 0)::bigint as "parked!"
+           from saga.instance_group
+           cross join lateral (
+               select count(*) as sagas
+               from (select from saga.instance
+                     where definition = of_definition and version = of_version
+                       and status = of_status
+                     limit $1) as found) as i
+           where of_status in ('running', 'compensating', 'parked')
+           group by 1, 2 order by 1, 2"#,
+        most
     )
     .fetch_all(pool)
-    .await?;
-    let counts = rows.into_iter().map(|row| (row.definition, row.sagas));
-    Ok(counts.collect())
+    .await?)
+}
+
+/// Replies that are kept for a replica that knows their sagas' versions.
+pub(super) struct Kept {
+    /// Up to `most`.
+    pub(super) replies: i64,
+    /// How long the oldest is kept; 0 if there is none.
+    pub(super) oldest_seconds: f64,
+}
+
+/// How many replies are kept, at most `most`, and for how long the oldest.
+pub(super) async fn kept_replies(pool: &PgPool, most: i64) -> Result<Kept, Error> {
+    Ok(sqlx::query_as!(
+        Kept,
+        r#"select (select count(*) from (select from saga.pending limit $1) as found) as "replies!",
+                  coalesce((select greatest(extract(epoch from statement_timestamp() - arrived_at), 0)
+                            from saga.pending where isfinite(arrived_at) order by id limit 1),
+                           0)::float8 as "oldest_seconds!""#,
+        most
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// Whether nobody else is at a request for this saga under this key: true until the transaction ends.
@@ -110,28 +150,56 @@ pub(crate) fn push_selection(sql: &mut QueryBuilder<Postgres>, selection: &Selec
         sql.push(" and business_key = ")
             .push_bind(business_key.clone());
     }
-    if let Some(prefix) = &selection.business_key_prefix {
-        sql.push(" and starts_with(business_key, ")
-            .push_bind(prefix.clone())
-            .push(")");
-    }
     if let Some((name, value)) = &selection.tag {
         // The second condition is the index's.
         sql.push(" and tags @> ")
             .push_bind(json!({ name: value }))
             .push(" and tags <> '{}'");
     }
+    if selection.is_open() {
+        sql.push(OPEN);
+    }
+    push_rest(sql, selection);
+}
+
+/// As [`push_selection`], of the rows of `saga.instance_group` whose sagas may be selected.
+pub(crate) fn push_group(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(definition) = &selection.definition {
+        sql.push(" and of_definition = ")
+            .push_bind(definition.clone());
+    }
+    if let Some(version) = selection.version {
+        sql.push(" and of_version = ").push_bind(version);
+    }
+    if let Some(status) = selection.status {
+        sql.push(" and of_status = ").push_bind(status.as_str());
+    }
+    if selection.is_open() {
+        sql.push(" and of_status in ('running', 'compensating', 'parked')");
+    }
+}
+
+/// As [`push_selection`], what a group of sagas and an index of keys or tags leave open.
+pub(crate) fn push_rest(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(prefix) = &selection.business_key_prefix {
+        sql.push(" and starts_with(business_key, ")
+            .push_bind(prefix.clone())
+            .push(")");
+    }
     if let Some(waiting_for) = selection.waiting_for {
         sql.push(" and waiting_for = ")
             .push_bind(waiting_for.as_str());
-        sql.push(OPEN);
     }
     if let Some(stuck_for) = selection.stuck_for {
         sql.push(" and updated_at <= statement_timestamp() - make_interval(secs => ")
             .push_bind(stuck_for.as_secs_f64())
             .push(")");
-        sql.push(OPEN);
     }
+    push_started(sql, selection);
+}
+
+/// As [`push_selection`], when the sagas started.
+pub(crate) fn push_started(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
     if let Some(created_after) = selection.created_after {
         sql.push(" and created_at >= ").push_bind(created_after);
     }

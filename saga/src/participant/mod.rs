@@ -25,6 +25,8 @@ mod outside;
 mod answer;
 mod table;
 
+mod census;
+
 pub mod retention;
 
 pub use crate::wire::Refusal;

@@ -6,13 +6,18 @@
 //! [`Error::Forgotten`]. Not promised: that for sagas whose id does not tell their age; give them
 //! UUIDv7. If we die here, the rest is removed next time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{PgPool, postgres::types::PgInterval};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, participant::table, telemetry, wire::COMMAND_EXPIRY};
+use crate::{
+    Error,
+    participant::{census, table},
+    telemetry,
+    wire::COMMAND_EXPIRY,
+};
 
 /// A retention for those who have no other wish: 15 days, as long as the inbox remembers.
 pub const DEFAULT: Duration = Duration::from_secs(15 * 24 * 60 * 60);
@@ -22,6 +27,8 @@ const BATCH: i64 = 1_000;
 /// Between two transactions, so that there is something left for others.
 const BREATH: Duration = Duration::from_millis(50);
 const EVERY: Duration = Duration::from_secs(60 * 60);
+/// Between two looks at the effects that have no answer yet.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// Removes barrier rows whose operations were answered longer ago than `retention`, in batches.
 /// Returns how many. Any number of replicas may do it at once.
@@ -43,7 +50,7 @@ pub async fn forget(pool: &PgPool, retention: Duration) -> Result<u64, Error> {
     }
 }
 
-/// Forgets now and every hour until the shutdown. A failure is logged, and is no reason not to
+/// Forgets now and every hour until the shutdown, and tells how many effects have no answer. A failure is logged, and is no reason not to
 /// answer commands.
 ///
 /// # Errors
@@ -63,7 +70,11 @@ pub async fn run(
                 tracing::warn!(%error, "cannot remove old operations from the barrier");
             }
         }
-        shutdown.run_until_cancelled(sleep(EVERY)).await;
+        let done = Instant::now();
+        while done.elapsed() < EVERY && !shutdown.is_cancelled() {
+            census::tell(&pool).await;
+            shutdown.run_until_cancelled(sleep(LOOK)).await;
+        }
     }
     Ok(())
 }

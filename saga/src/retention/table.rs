@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, PgTransaction};
+use sqlx::PgTransaction;
 use uuid::Uuid;
 
 /// Locks sagas that ended longer ago than `keep` and claim nothing, the longest ended first.
@@ -60,17 +60,6 @@ pub(super) async fn delete_interventions(
     .execute(&mut **tx)
     .await?;
     Ok(())
-}
-
-/// Removes bulk operations that ended longer ago than `keep`, with their items. Returns how many.
-pub(super) async fn delete_bulks(pool: &PgPool, keep: Duration) -> Result<u64, sqlx::Error> {
-    let gone = sqlx::query!(
-        "delete from saga.bulk where ended_at < clock_timestamp() - make_interval(secs => $1)",
-        keep.as_secs_f64()
-    )
-    .execute(pool)
-    .await?;
-    Ok(gone.rows_affected())
 }
 
 /// Removes replies to these sagas that no replica could read while they lived.

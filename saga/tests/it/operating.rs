@@ -557,7 +557,7 @@ async fn nobody_intervenes_in_what_is_not_there_or_without_saying_why() {
 #[tokio::test]
 async fn parked_sagas_are_counted_until_somebody_has_seen_to_them() {
     let pool = database("census").await;
-    let mut census = saga::operator::Census::new(pool.clone());
+    let mut census = saga::operator::Census::new(coordinator(), pool.clone());
     start(&coordinator(), &pool, &Trip::default()).await;
     assert!(census.run_once().await.unwrap().is_empty());
     let parked = Scene::ParkedPivot.set(&pool).await;

@@ -13,6 +13,7 @@ mod ask;
 mod look;
 mod worker;
 
+pub(crate) use ask::forget;
 pub use ask::{
     BulkRequest, Created, Expected, cancel, cancel_as, claim_key, create, create_as, expect,
 };
