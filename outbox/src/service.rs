@@ -135,10 +135,11 @@ pub async fn consume<H: Handler>(
     started.wait_for("the consumer group");
     let mut joined = consumer.joined();
     let census = Census::new(consumer.pool().clone()).run(shutdown.clone());
+    let pool = database::watch(consumer.pool().clone(), shutdown.clone());
     let running = async {
-        // It ends with the consumer, and ends nothing.
+        // They end with the consumer, and end nothing.
         let counting = async {
-            census.await;
+            tokio::join!(census, pool);
             std::future::pending().await
         };
         tokio::select! {
