@@ -95,6 +95,8 @@ pub async fn run(
     );
     let streaming = forever(streams.run(tasks.shutdown().clone()));
     tasks.spawn("streams", streaming);
+    let watching = forever(database::watch(pool.clone(), tasks.shutdown().clone()));
+    tasks.spawn("pool", watching);
     let reading = forever(dashboard.run(tasks.shutdown().clone()));
     tasks.spawn("dashboard", reading);
     let steering = steer(
@@ -188,7 +190,7 @@ async fn steer(
     tasks.spawn("retention", forever(retention.run(shutdown.clone())));
     tasks.spawn(
         "census",
-        forever(Census::new(own.clone()).run(shutdown.clone())),
+        forever(Census::new(coordinator.clone(), own.clone()).run(shutdown.clone())),
     );
     tasks.spawn("locks", forever(Watch::new(own).run(shutdown.clone())));
     // Nor must that crowd hold up what sagas are answered.
