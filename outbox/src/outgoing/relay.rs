@@ -87,6 +87,7 @@ impl Relay {
     /// logged, shown by [`Relay::status`], and tried again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         telemetry::describe_metrics();
+        self.config.check()?;
         let mut spares = Spares::default();
         let result = self.sessions(&shutdown, &mut spares).await;
         spares.abandon();

@@ -24,5 +24,6 @@ mod reading;
 mod roles;
 mod scripted;
 mod trials;
+mod upgrading;
 mod watchdog;
 mod world;

@@ -69,7 +69,7 @@ async fn a_long_ledger_comes_in_pages_and_is_still_zero() {
                 gen_random_uuid(), 'pm_card_visa', 5, 'EUR', 'authorized'
          from generate_series(1, 1200) as n;
          insert into payments.entry (transaction_id, line, payment_id, account, amount, currency)
-         select order_id, line, id, account || id, amount, 'EUR'
+         select order_id, line, payment.id, account || payment.id, lines.amount, 'EUR'
          from payments.payment
          cross join (values (1, 'customer:', -5), (2, 'held:', 5)) as lines (line, account, amount)",
     )

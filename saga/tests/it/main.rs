@@ -29,4 +29,5 @@ mod support;
 mod timers;
 mod trials;
 mod unreadable;
+mod upgrading;
 mod young;
