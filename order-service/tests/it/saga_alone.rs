@@ -13,6 +13,7 @@ use contracts::payment::{
 };
 use contracts::{Address, Money, topic};
 use order_service::fulfilment::{Fulfilment, Patience, definition};
+use outbox::Payload;
 use saga::intervention::What;
 use saga::testing::{
     Bounds, Given, Ledger, Script, World, dies_after_each_commit, explore, fails_at_each_step,
