@@ -39,6 +39,8 @@ pub const PEER_TIMEOUT: Duration = Duration::from_secs(10);
 const GUARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at how much of a pool is in use.
+const LOOK: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,27 @@ pub fn own(pool: &PgPool, purpose: &str) -> PgPool {
         .max_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_lazy_with(options.application_name(&name))
+}
+
+/// Tells every few seconds how much of a pool is in use, until the shutdown.
+pub async fn watch(pool: PgPool, shutdown: CancellationToken) {
+    let options = pool.connect_options();
+    let name = options
+        .get_application_name()
+        .unwrap_or_default()
+        .to_owned();
+    while !shutdown.is_cancelled() && !pool.is_closed() {
+        tell(&pool, &name);
+        shutdown.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+    }
+}
+
+fn tell(pool: &PgPool, name: &str) {
+    let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+    let used = pool.size().saturating_sub(idle);
+    let limit = pool.options().get_max_connections();
+    metrics::gauge!(names::CONNECTIONS_USED, "pool" => name.to_owned()).set(used);
+    metrics::gauge!(names::CONNECTIONS_LIMIT, "pool" => name.to_owned()).set(limit);
 }
 
 /// Whether no transaction is open: inside one `now()` stands still at its beginning. By the

@@ -7,6 +7,8 @@
 //! | `http_panics_total` | counter | `route` | handlers that panicked and were answered with 500 |
 //! | `http_unauthenticated_total` | counter | `reason` | requests whose sender could not be told |
 //! | `database_connections_discarded_total` | counter | `pool` | connections given back unfit for use and closed |
+//! | `database_connections_used` | gauge | `pool` | connections of the pool that are in use now |
+//! | `database_connections_limit` | gauge | `pool` | how many it may have |
 //! | `trace_spans_exported_total` | counter | | spans the collector took |
 //! | `trace_spans_lost_total` | counter | | spans it did not take: away, too slow, or refused |
 //!
@@ -28,6 +30,10 @@ pub const HTTP_PANICS: &str = "http_panics_total";
 pub const HTTP_UNAUTHENTICATED: &str = "http_unauthenticated_total";
 /// Counter: connections closed instead of being given back to their pool.
 pub const CONNECTIONS_DISCARDED: &str = "database_connections_discarded_total";
+/// Gauge: connections of a pool that are in use now.
+pub const CONNECTIONS_USED: &str = "database_connections_used";
+/// Gauge: how many connections a pool may have.
+pub const CONNECTIONS_LIMIT: &str = "database_connections_limit";
 /// Counter: spans the collector took.
 pub const SPANS_EXPORTED: &str = "trace_spans_exported_total";
 /// Counter: spans the collector did not take.
@@ -50,6 +56,11 @@ pub(crate) fn describe() {
         CONNECTIONS_DISCARDED,
         "Connections closed instead of being given back to their pool."
     );
+    metrics::describe_gauge!(
+        CONNECTIONS_USED,
+        "Connections of a pool that are in use now."
+    );
+    metrics::describe_gauge!(CONNECTIONS_LIMIT, "How many connections a pool may have.");
     metrics::describe_counter!(SPANS_EXPORTED, "Spans the collector took.");
     metrics::describe_counter!(
         SPANS_LOST,

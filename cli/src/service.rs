@@ -299,6 +299,12 @@ impl Service {
     }
 }
 
+/// `10000+` where there are more than were counted.
+pub(crate) fn at_least(counted: &Value, number: &str) -> String {
+    let more = if counted["exact"] == false { "+" } else { "" };
+    text(&counted[number]) + more
+}
+
 /// A field for eyes: a text as it is, nothing for null.
 pub(crate) fn text(value: &Value) -> String {
     match value {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    api::{Anomalies, Api, Count, Outbox, Refused, Visitor},
+    api::{Anomalies, Api, Count, Counted, Outbox, Refused, Visitor},
     pages,
     series::{INTERVAL, Reading, Series},
     words,
@@ -128,7 +128,8 @@ impl Dashboard {
         }
     }
 
-    /// How it is now. Each question costs what is open or recent, not what was ever there.
+    /// How it is now. Each question costs what is open or recent, up to ten thousand sagas of a
+    /// status, not what was ever there.
     pub(crate) async fn read(&self) -> Result<Reading, Refused> {
         let (api, nobody) = (self.own(), Visitor::default());
         let now = Utc::now();
@@ -137,22 +138,30 @@ impl Dashboard {
             let count: Count = api.get(&nobody, &format!("/sagas/count?{filter}")).await?;
             Ok::<_, Refused>(count)
         };
+        let open = async |status: &str| {
+            let count = count(format!("status={status}")).await?;
+            Ok::<_, Refused>(count.total())
+        };
         let recent = count(format!("created_after={}", since(TimeDelta::minutes(10)))).await?;
         let minute = count(format!("created_after={}", since(TimeDelta::minutes(1)))).await?;
         let outbox: Outbox = api.get(&nobody, "/outbox").await?;
         let anomalies: Anomalies = api.get(&nobody, "/anomalies?limit=200").await?;
         Ok(Reading {
-            running: count("status=running".to_owned()).await?.total,
-            compensating: count("status=compensating".to_owned()).await?.total,
-            parked_sagas: count("status=parked".to_owned()).await?.total,
+            running: open("running").await?,
+            compensating: open("compensating").await?,
+            parked_sagas: open("parked").await?,
             completed: recent.of("completed"),
             compensated: recent.of("compensated"),
             abandoned: recent.of("abandoned"),
             started: minute.total as f64 / 60.0,
-            backlog: outbox.status.backlog.messages,
+            started_exact: minute.exact,
+            backlog: Counted::all(outbox.status.backlog.messages),
             oldest_unpublished: outbox.status.oldest_unpublished_seconds.unwrap_or(0.0),
-            parked_messages: outbox.status.parked(),
-            anomalies: i64::try_from(anomalies.items.len()).unwrap_or(i64::MAX),
+            parked_messages: Counted::all(outbox.status.parked()),
+            anomalies: Counted {
+                count: i64::try_from(anomalies.items.len()).unwrap_or(i64::MAX),
+                exact: anomalies.next_cursor.is_none(),
+            },
         })
     }
 

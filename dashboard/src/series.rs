@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::api::Counted;
+
 /// Between two readings.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// How long a reading tells how it is: when some in a row failed, nobody knows any more.
@@ -15,19 +17,20 @@ const KEPT: usize = 180;
 /// How it was at a moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Reading {
-    pub(crate) running: i64,
-    pub(crate) compensating: i64,
-    pub(crate) parked_sagas: i64,
+    pub(crate) running: Counted,
+    pub(crate) compensating: Counted,
+    pub(crate) parked_sagas: Counted,
     /// Of the sagas started in the last ten minutes.
-    pub(crate) completed: i64,
-    pub(crate) compensated: i64,
-    pub(crate) abandoned: i64,
-    /// Sagas started a second, over the last minute.
+    pub(crate) completed: Counted,
+    pub(crate) compensated: Counted,
+    pub(crate) abandoned: Counted,
+    /// Sagas started a second, over the last minute, and whether all of them were counted.
     pub(crate) started: f64,
-    pub(crate) backlog: i64,
+    pub(crate) started_exact: bool,
+    pub(crate) backlog: Counted,
     pub(crate) oldest_unpublished: f64,
-    pub(crate) parked_messages: i64,
-    pub(crate) anomalies: i64,
+    pub(crate) parked_messages: Counted,
+    pub(crate) anomalies: Counted,
 }
 
 /// The readings, the oldest first.
@@ -95,16 +98,16 @@ mod tests {
         let now = Instant::now();
         for backlog in 0..=200 {
             let reading = Reading {
-                backlog,
+                backlog: Counted::all(backlog),
                 ..Reading::default()
             };
             series.push(reading, now);
         }
-        let line = series.line(179.0, 23.0, |reading| reading.backlog as f64);
+        let line = series.line(179.0, 23.0, |reading| reading.backlog.count as f64);
         let points: Vec<&str> = line.split(' ').collect();
         assert_eq!(points.len(), 180);
         assert!(points[0].starts_with("0.0,"));
         assert_eq!(points[179], "179.0,1.5");
-        assert_eq!(series.last(now).unwrap().backlog, 200);
+        assert_eq!(series.last(now).unwrap().backlog.count, 200);
     }
 }

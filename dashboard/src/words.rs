@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::api::{Summary, Waiting};
+use crate::api::{Counted, Summary, Waiting};
 
 /// A length of time with two digits that matter: `12 ms`, `4.2 s`, `3 min`, `5 h`, `12 d`.
 pub(crate) fn length(seconds: f64) -> String {
@@ -50,6 +50,12 @@ pub(crate) fn grouped(number: &i64) -> String {
     grouped
 }
 
+/// `10 000+` where there are more than were counted.
+pub(crate) fn counted(counted: &Counted) -> String {
+    let more = if counted.exact { "" } else { "+" };
+    grouped(&counted.count) + more
+}
+
 /// What a saga is at, in one line. The moment it waits for is told apart, for it is counted down.
 pub(crate) fn sentence(summary: &Summary, now: DateTime<Utc>) -> String {
     let since = moment(summary.updated_at, now);
@@ -59,6 +65,9 @@ pub(crate) fn sentence(summary: &Summary, now: DateTime<Utc>) -> String {
     };
     let ended = summary.ended_at.unwrap_or(summary.updated_at);
     let took = between(summary.created_at, ended);
+    if let Some(why) = &summary.unreadable {
+        return format!("cannot be read by this replica: {why}");
+    }
     match summary.status.as_str() {
         "completed" => format!("completed after {took}"),
         "compensated" => format!("undone after {took}{}", reason(&summary.reason)),

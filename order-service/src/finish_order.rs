@@ -6,8 +6,8 @@ use outbox::{Error, Message};
 use saga::Ended;
 use sqlx::PgTransaction;
 
-use crate::fulfilment::{Fulfilment, reason_for_people};
-use crate::order::Status;
+use crate::fulfilment::{Fulfilment, reason_for_people, rejection};
+use crate::order::{Rejection, Status};
 use crate::table;
 
 /// What an abandoned order's customer reads: why it was given up is the operators' business.
@@ -19,7 +19,7 @@ pub(crate) async fn confirm(
     ended: Ended<Fulfilment>,
 ) -> Result<(), Error> {
     let order = ended.data;
-    end(tx, &order, Status::Confirmed, None).await?;
+    end(tx, &order, Status::Confirmed, None, None).await?;
     let event = OrderConfirmed {
         order_id: order.order_id,
         customer_id: order.customer_id,
@@ -38,8 +38,10 @@ pub(crate) async fn reject(
     ended: Ended<Fulfilment>,
 ) -> Result<(), Error> {
     let order = ended.data;
-    let reason = reason_for_people(ended.reason.as_deref());
-    end(tx, &order, Status::Rejected, Some(&reason)).await?;
+    let rejection = rejection(ended.cause.as_ref());
+    let reason = reason_for_people(rejection, ended.reason.as_deref());
+    let (why, word) = (Some(reason.as_str()), Some(rejection));
+    end(tx, &order, Status::Rejected, why, word).await?;
     let event = OrderRejected {
         order_id: order.order_id,
         customer_id: order.customer_id,
@@ -56,7 +58,7 @@ pub(crate) async fn abandon(
     ended: Ended<Fulfilment>,
 ) -> Result<(), Error> {
     let order = ended.data;
-    end(tx, &order, Status::Abandoned, Some(ABANDONED)).await?;
+    end(tx, &order, Status::Abandoned, Some(ABANDONED), None).await?;
     let event = OrderAbandoned {
         order_id: order.order_id,
         customer_id: order.customer_id,
@@ -72,8 +74,9 @@ async fn end(
     order: &Fulfilment,
     status: Status,
     reason: Option<&str>,
+    rejection: Option<Rejection>,
 ) -> Result<(), Error> {
-    if table::end(tx, order.order_id, status, reason).await? {
+    if table::end(tx, order.order_id, status, reason, rejection).await? {
         Ok(())
     } else {
         Err(Error::permanent("the order of this saga is not pending"))

@@ -13,15 +13,22 @@ use contracts::payment::{
 };
 use contracts::{Address, Money, topic};
 use saga::locks::Claim;
-use saga::{Coordinator, Definition, Step};
+use saga::{Cause, Coordinator, Definition, Step};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
 use crate::finish_order;
+use crate::order::Rejection;
 
 /// The definition's name.
 pub const NAME: &str = "order-fulfilment";
+
+/// Its steps.
+const AUTHORIZE_PAYMENT: &str = "authorize-payment";
+const SCHEDULE_DELIVERY: &str = "schedule-delivery";
+const CAPTURE_PAYMENT: &str = "capture-payment";
+const HAND_OVER: &str = "hand-over";
 
 /// What a customer's credit in a currency is called as a resource.
 const CREDIT: &str = "credit/";
@@ -90,7 +97,7 @@ pub fn definition(
             capacity: credit_limit,
         })
         .compensatable(
-            Step::new("authorize-payment")
+            Step::new(AUTHORIZE_PAYMENT)
                 .command(topic::PAYMENT_COMMANDS, |order: &Fulfilment| {
                     AuthorizePayment {
                         order_id: order.order_id,
@@ -109,7 +116,7 @@ pub fn definition(
                 .attempts(attempts),
         )
         .compensatable(
-            Step::new("schedule-delivery")
+            Step::new(SCHEDULE_DELIVERY)
                 .command(topic::DELIVERY_COMMANDS, |order: &Fulfilment| {
                     ScheduleDelivery {
                         order_id: order.order_id,
@@ -126,7 +133,7 @@ pub fn definition(
                 .attempts(attempts),
         )
         .pivot(
-            Step::new("capture-payment")
+            Step::new(CAPTURE_PAYMENT)
                 .command(topic::PAYMENT_COMMANDS, |order: &Fulfilment| {
                     CapturePayment {
                         order_id: order.order_id,
@@ -136,7 +143,7 @@ pub fn definition(
                 .timeout(timeout),
         )
         .retriable(
-            Step::new("hand-over")
+            Step::new(HAND_OVER)
                 .command(topic::DELIVERY_COMMANDS, |order: &Fulfilment| {
                     HandOverDelivery {
                         order_id: order.order_id,
@@ -153,26 +160,38 @@ pub fn definition(
         .build()
 }
 
-/// Why an order was rejected, in words for its customer: a refusal is one already, a silence names
-/// the step.
+/// Why an order was rejected, from why its saga turned back.
 #[must_use]
-pub fn reason_for_people(reason: Option<&str>) -> String {
-    let Some(reason) = reason else {
-        return "The order could not be fulfilled.".to_owned();
-    };
-    if reason.contains(CREDIT) {
-        return "The order exceeds the customer's credit limit.".to_owned();
+pub fn rejection(cause: Option<&Cause>) -> Rejection {
+    match cause {
+        Some(Cause::LockRefused { .. }) => Rejection::CreditLimit,
+        Some(Cause::Refused { step, .. }) if is_delivery(step) => Rejection::DeliveryRefused,
+        Some(Cause::Refused { .. }) => Rejection::PaymentRefused,
+        Some(Cause::TimedOut { step }) if is_delivery(step) => Rejection::DeliveryUnanswered,
+        Some(Cause::TimedOut { .. }) => Rejection::PaymentUnanswered,
+        Some(Cause::Cancelled) => Rejection::Cancelled,
+        _ => Rejection::Other,
     }
-    let steps = [
-        ("authorize-payment ", "The payment service"),
-        ("schedule-delivery ", "The delivery service"),
-        ("capture-payment ", "The payment service"),
-    ];
-    let silence = steps.iter().find_map(|(step, who)| {
-        let rest = reason.strip_prefix(step)?;
-        Some(format!("{who} {rest}."))
-    });
-    silence.unwrap_or_else(|| reason.to_owned())
+}
+
+/// Whether the delivery service carries out this step; the others are the payment service's.
+fn is_delivery(step: &str) -> bool {
+    step == SCHEDULE_DELIVERY || step == HAND_OVER
+}
+
+/// The same in words for the customer. What a participant or a person said is said in their words.
+#[must_use]
+pub fn reason_for_people(rejection: Rejection, said: Option<&str>) -> String {
+    let sentence = match rejection {
+        Rejection::CreditLimit => "The order exceeds the customer's credit limit.",
+        Rejection::PaymentUnanswered => "The payment service did not answer in time.",
+        Rejection::DeliveryUnanswered => "The delivery service did not answer in time.",
+        Rejection::PaymentRefused
+        | Rejection::DeliveryRefused
+        | Rejection::Cancelled
+        | Rejection::Other => said.unwrap_or("The order could not be fulfilled."),
+    };
+    sentence.to_owned()
 }
 
 #[cfg(test)]
@@ -214,24 +233,58 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_a_sentence_for_people() {
-        for (reason, sentence) in [
-            (None, "The order could not be fulfilled."),
-            (Some("The card was declined."), "The card was declined."),
+    fn every_cause_has_its_word_and_a_sentence_for_people() {
+        let refused = |step: &str| Cause::Refused {
+            step: step.to_owned(),
+            code: "no".to_owned(),
+        };
+        let timed_out = |step: &str| Cause::TimedOut {
+            step: step.to_owned(),
+        };
+        let credit = Cause::LockRefused {
+            resource: "credit/018f/EUR".to_owned(),
+        };
+        let said = "The card was declined.";
+        for (cause, word, sentence) in [
+            (None, Rejection::Other, said),
             (
-                Some("it asks for more of credit/018f/EUR than there is"),
+                Some(refused(AUTHORIZE_PAYMENT)),
+                Rejection::PaymentRefused,
+                said,
+            ),
+            (
+                Some(refused(CAPTURE_PAYMENT)),
+                Rejection::PaymentRefused,
+                said,
+            ),
+            (
+                Some(refused(SCHEDULE_DELIVERY)),
+                Rejection::DeliveryRefused,
+                said,
+            ),
+            (
+                Some(credit),
+                Rejection::CreditLimit,
                 "The order exceeds the customer's credit limit.",
             ),
             (
-                Some("authorize-payment did not answer in time"),
+                Some(timed_out(AUTHORIZE_PAYMENT)),
+                Rejection::PaymentUnanswered,
                 "The payment service did not answer in time.",
             ),
             (
-                Some("schedule-delivery did not answer in time"),
+                Some(timed_out(SCHEDULE_DELIVERY)),
+                Rejection::DeliveryUnanswered,
                 "The delivery service did not answer in time.",
             ),
+            (Some(Cause::Cancelled), Rejection::Cancelled, said),
+            (Some(Cause::DeadlinePassed), Rejection::Other, said),
         ] {
-            assert_eq!(reason_for_people(reason), sentence);
+            let rejection = rejection(cause.as_ref());
+            assert_eq!(rejection, word, "{cause:?}");
+            assert_eq!(reason_for_people(rejection, Some(said)), sentence);
         }
+        let silent = reason_for_people(Rejection::Other, None);
+        assert_eq!(silent, "The order could not be fulfilled.");
     }
 }

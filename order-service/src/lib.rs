@@ -97,6 +97,8 @@ pub async fn run(
     let shutdown = tasks.shutdown();
     let streaming = streams.run(shutdown.clone());
     tasks.spawn("streams", after(&started, shutdown, streaming));
+    let watching = database::watch(pool.clone(), shutdown.clone());
+    tasks.spawn("pool", forever(watching));
     let reading = dashboard.run(shutdown.clone());
     tasks.spawn("dashboard", after(&started, shutdown, reading));
     let steering = steer(

@@ -127,6 +127,10 @@ pub struct Order {
     /// Why it was rejected or abandoned, in words for the customer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it was rejected, in a word for programs. As it is stored: a later release may know more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Rejection>)]
+    pub rejection: Option<String>,
     /// What it costs, in minor units.
     pub total: i64,
     /// ISO 4217.
@@ -159,6 +163,28 @@ pub enum Status {
     Rejected,
     /// A person gave it up; something of it may be left.
     Abandoned,
+}
+
+/// Why an order was rejected; the words of the column `orders.orders.rejection`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, sqlx::Type, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+#[schema(as = OrderRejection)]
+pub enum Rejection {
+    /// It exceeds the customer's credit limit.
+    CreditLimit,
+    /// The payment service refused it.
+    PaymentRefused,
+    /// The delivery service refused it.
+    DeliveryRefused,
+    /// The payment service did not answer in time.
+    PaymentUnanswered,
+    /// The delivery service did not answer in time.
+    DeliveryUnanswered,
+    /// A person cancelled it.
+    Cancelled,
+    /// Something else; the reason tells.
+    Other,
 }
 
 impl NewOrder {

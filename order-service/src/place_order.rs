@@ -30,8 +30,8 @@ pub enum Placed {
 /// waits for it, but not for ever.
 const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '5s'";
 
-/// Places an order, once per idempotency key. Whoever comes second with a key waits for the first
-/// to commit, five seconds at most. That `caller` placed it stands in the audit, where he is known.
+/// Places an order, once per idempotency key of a caller. Whoever comes second with a key waits for the
+/// first to commit, five seconds at most. That `caller` placed it stands in the audit, where he is known.
 ///
 /// # Errors
 ///
@@ -46,9 +46,17 @@ pub async fn place_order(
 ) -> Result<Placed, Error> {
     let mut tx = pool.begin_with(BEGIN).await?;
     let (id, saga_id) = (Uuid::now_v7(), Uuid::now_v7());
-    match table::insert_order(&mut tx, id, saga_id, idempotency_key, &draft).await {
+    let placed_by = caller.map_or("", |caller| caller.actor.as_str());
+    // An order from before callers were recorded is in nobody's way but its own repetition's.
+    if let Some(placed) = repeat(&mut tx, placed_by, idempotency_key, &draft).await? {
+        return Ok(placed);
+    }
+    match table::insert_order(&mut tx, id, saga_id, placed_by, idempotency_key, &draft).await {
         Ok(true) => {}
-        Ok(false) => return repeat(&mut tx, idempotency_key, &draft).await,
+        Ok(false) => {
+            let placed = repeat(&mut tx, placed_by, idempotency_key, &draft).await?;
+            return placed.ok_or_else(|| Error::transient("the order of this key is gone"));
+        }
         Err(error) if waited_in_vain(&error) => return Ok(Placed::InProgress),
         Err(error) => return Err(error.into()),
     }
@@ -73,17 +81,21 @@ fn waited_in_vain(error: &sqlx::Error) -> bool {
     code.as_deref() == Some("55P03")
 }
 
+/// What came of the request that was here before under this key; none if there was none.
 async fn repeat(
     tx: &mut PgTransaction<'_>,
+    placed_by: &str,
     idempotency_key: Option<&str>,
     draft: &Draft,
-) -> Result<Placed, Error> {
-    let key = idempotency_key.unwrap_or_default();
-    match table::order_of_key(tx, key).await? {
-        Some((id, hash)) if hash == draft.request_hash => Ok(Placed::Again(read(tx, id).await?)),
-        Some(_) => Ok(Placed::KeyReused),
-        None => Err(Error::transient("the order of this key is gone")),
-    }
+) -> Result<Option<Placed>, Error> {
+    let Some(key) = idempotency_key else {
+        return Ok(None);
+    };
+    Ok(match table::order_of_key(tx, placed_by, key).await? {
+        Some((id, hash)) if hash == draft.request_hash => Some(Placed::Again(read(tx, id).await?)),
+        Some(_) => Some(Placed::KeyReused),
+        None => None,
+    })
 }
 
 async fn read(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<Order, Error> {

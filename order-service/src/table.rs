@@ -5,14 +5,15 @@ use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool, PgTransaction};
 use uuid::Uuid;
 
-use crate::order::{Delivery, Draft, Item, Order, Status};
+use crate::order::{Delivery, Draft, Item, Order, Rejection, Status};
 
-/// Inserts a pending order; false if another order has the idempotency key. Who comes second with
-/// a key waits here until the first has committed or rolled back.
+/// Inserts a pending order; false if another order of this caller has the idempotency key. Who comes
+/// second with a key waits here until the first has committed or rolled back.
 pub(crate) async fn insert_order(
     tx: &mut PgTransaction<'_>,
     id: Uuid,
     saga_id: Uuid,
+    placed_by: &str,
     idempotency_key: Option<&str>,
     draft: &Draft,
 ) -> sqlx::Result<bool> {
@@ -21,9 +22,9 @@ pub(crate) async fn insert_order(
         r#"
         insert into orders.orders
             (id, customer_id, total, currency, payment_method, recipient, street, postcode, city,
-             country, status, saga_id, idempotency_key, request_hash)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending', $11, $12, $13)
-        on conflict (idempotency_key) do nothing
+             country, status, saga_id, idempotency_key, request_hash, placed_by)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'pending', $11, $12, $13, $14)
+        on conflict (idempotency_key, placed_by) do nothing
         "#,
         id,
         draft.customer_id,
@@ -38,6 +39,7 @@ pub(crate) async fn insert_order(
         saga_id,
         idempotency_key,
         draft.request_hash,
+        placed_by,
     )
     .execute(&mut **tx)
     .await?;
@@ -70,14 +72,19 @@ pub(crate) async fn insert_items(
     .map(drop)
 }
 
-/// The order placed under an idempotency key, and the hash of the request that placed it.
+/// The order that this caller placed under an idempotency key, and the hash of the request that placed
+/// it; or one from before callers were recorded.
 pub(crate) async fn order_of_key(
     tx: &mut PgTransaction<'_>,
+    placed_by: &str,
     idempotency_key: &str,
 ) -> sqlx::Result<Option<(Uuid, Vec<u8>)>> {
     let row = sqlx::query!(
-        "select id, request_hash from orders.orders where idempotency_key = $1",
+        "select id, request_hash from orders.orders
+         where idempotency_key = $1 and (placed_by = $2 or placed_by is null)
+         order by placed_by nulls last limit 1",
         idempotency_key,
+        placed_by,
     )
     .fetch_optional(&mut **tx)
     .await?;
@@ -90,16 +97,18 @@ pub(crate) async fn end(
     id: Uuid,
     status: Status,
     reason: Option<&str>,
+    rejection: Option<Rejection>,
 ) -> sqlx::Result<bool> {
     let updated = sqlx::query!(
         r#"
         update orders.orders
-        set status = $2, reason = $3, updated_at = now()
+        set status = $2, reason = $3, rejection = $4, updated_at = now()
         where id = $1 and status = 'pending'
         "#,
         id,
         status as Status,
         reason,
+        rejection as Option<Rejection>,
     )
     .execute(&mut **tx)
     .await?;
@@ -111,7 +120,8 @@ pub(crate) async fn order(executor: impl PgExecutor<'_>, id: Uuid) -> sqlx::Resu
     let row = sqlx::query_as!(
         Row,
         r#"
-        select o.id, o.status as "status: Status", o.reason, o.total, o.currency, o.saga_id,
+        select o.id, o.status as "status: Status", o.reason,
+               o.rejection, o.total, o.currency, o.saga_id,
                o.customer_id, o.payment_method, o.recipient, o.street, o.postcode, o.city,
                o.country, o.created_at,
                (select coalesce(jsonb_agg(to_jsonb(i) - 'order_id' - 'line' order by i.line), '[]')
@@ -137,7 +147,8 @@ pub(crate) async fn orders(
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select o.id, o.status as "status: Status", o.reason, o.total, o.currency, o.saga_id,
+        select o.id, o.status as "status: Status", o.reason,
+               o.rejection, o.total, o.currency, o.saga_id,
                o.customer_id, o.payment_method, o.recipient, o.street, o.postcode, o.city,
                o.country, o.created_at,
                (select coalesce(jsonb_agg(to_jsonb(i) - 'order_id' - 'line' order by i.line), '[]')
@@ -169,7 +180,8 @@ pub(crate) async fn orders_of_customer(
     let rows = sqlx::query_as!(
         Row,
         r#"
-        select o.id, o.status as "status: Status", o.reason, o.total, o.currency, o.saga_id,
+        select o.id, o.status as "status: Status", o.reason,
+               o.rejection, o.total, o.currency, o.saga_id,
                o.customer_id, o.payment_method, o.recipient, o.street, o.postcode, o.city,
                o.country, o.created_at,
                (select coalesce(jsonb_agg(to_jsonb(i) - 'order_id' - 'line' order by i.line), '[]')
@@ -195,6 +207,7 @@ struct Row {
     id: Uuid,
     status: Status,
     reason: Option<String>,
+    rejection: Option<String>,
     total: i64,
     currency: String,
     saga_id: Uuid,
@@ -215,6 +228,7 @@ impl From<Row> for Order {
             id: row.id,
             status: row.status,
             reason: row.reason,
+            rejection: row.rejection,
             total: row.total,
             currency: row.currency,
             saga_id: row.saga_id,

@@ -142,11 +142,12 @@ pub async fn consume<H: Handler>(
     }
     listening.wait_for("the consumer group");
     let mut joined = consumer.joined();
-    let census = Census::new(pool).run(shutdown.clone());
+    let census = Census::new(pool.clone()).run(shutdown.clone());
+    let pool = database::watch(pool, shutdown.clone());
     let running = async {
-        // It ends with the consumer, and ends nothing.
+        // They end with the consumer, and end nothing.
         let counting = async {
-            census.await;
+            tokio::join!(census, pool);
             std::future::pending().await
         };
         tokio::select! {
@@ -207,7 +208,8 @@ async fn what_is_wrong_with(
 ) -> Result<Option<String>, Error> {
     let table = &*migrator.table_name;
     let schema = table.split('.').next().unwrap_or(table);
-    let remedy = format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
+    let remedy =
+        format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
     let applied = match connection.list_applied_migrations(table).await {
         Ok(applied) => applied,
         Err(MigrateError::Execute(error)) => {
@@ -226,7 +228,8 @@ async fn what_is_wrong_with(
         }
         Err(error) => return Err(error.into()),
     };
-    let is_missing = |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
+    let is_missing =
+        |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
     let missing = migrator.iter().find(is_missing).map(|needed| {
         let (version, description) = (needed.version, &needed.description);
         format!(

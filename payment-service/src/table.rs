@@ -5,7 +5,7 @@ use sqlx::types::Json;
 use sqlx::{PgPool, PgTransaction};
 use uuid::Uuid;
 
-use crate::ledger::{Balance, Hold, Ledger};
+use crate::ledger::{Balance, Hold, Ledger, PAGE, Total};
 use crate::payment::{Payment, Posting, Status};
 
 /// Inserts an authorized payment; `None` if the order has one already.
@@ -151,22 +151,41 @@ pub(crate) async fn payments_of_order(pool: &PgPool, order_id: Uuid) -> sqlx::Re
     .await
 }
 
-/// Balances and holds of one moment: one statement, so one snapshot.
-pub(crate) async fn ledger(pool: &PgPool) -> sqlx::Result<Ledger> {
+/// Balances and holds of one moment: one statement, so one snapshot. Of each one more than a page has, if
+/// there are; the totals are of all entries.
+pub(crate) async fn ledger(
+    pool: &PgPool,
+    accounts_after: (&str, &str),
+    holds_after: Uuid,
+) -> sqlx::Result<Ledger> {
+    let rows = i64::try_from(PAGE + 1).unwrap_or(i64::MAX);
     let row = sqlx::query!(
         r#"
         select
             (select coalesce(jsonb_agg(to_jsonb(a) order by a.account, a.currency), '[]')
              from (select account, currency, sum(amount) as balance
                    from payments.entry
-                   group by account, currency) a) as "accounts!: Json<Vec<Balance>>",
+                   where (account, currency) > ($1, $2)
+                   group by account, currency
+                   order by account, currency
+                   limit $4) a) as "accounts!: Json<Vec<Balance>>",
             (select coalesce(jsonb_agg(to_jsonb(h) order by h.payment_id), '[]')
              from (select id as payment_id, order_id, amount, currency
                    from payments.payment
-                   where status = 'authorized') h) as "holds!: Json<Vec<Hold>>"
-        "#
+                   where status = 'authorized' and id > $3
+                   order by id
+                   limit $4) h) as "holds!: Json<Vec<Hold>>",
+            (select coalesce(jsonb_agg(to_jsonb(t) order by t.currency), '[]')
+             from (select currency, sum(amount) as total
+                   from payments.entry
+                   group by currency) t) as "totals!: Json<Vec<Total>>"
+        "#,
+        accounts_after.0,
+        accounts_after.1,
+        holds_after,
+        rows,
     )
     .fetch_one(pool)
     .await?;
-    Ok(Ledger::new(row.accounts.0, row.holds.0))
+    Ok(Ledger::new(row.accounts.0, row.holds.0, row.totals.0))
 }

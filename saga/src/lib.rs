@@ -12,6 +12,7 @@
 //! where, what runs afterwards is the ordinary loop over the ordinary rows.
 
 mod error;
+mod stored;
 mod words;
 
 pub mod operation;
@@ -26,6 +27,7 @@ pub mod event;
 pub mod intervention;
 
 mod agenda;
+mod cause;
 pub mod decide;
 mod origin;
 mod table;
@@ -46,12 +48,14 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use cause::Cause;
 pub use coordinator::Coordinator;
 pub use definition::{Definition, Ended, Step};
 pub use error::Error;
 pub use instance::{Instance, Status};
 pub use operation::{Operation, Phase};
 pub use participant::Participant;
+pub use stored::Word;
 pub use timers::Fired;
 pub use words::UnknownWord;
 

@@ -926,11 +926,6 @@ pub(crate) fn waiting(
     }))
 }
 
-/// The column that holds every step's state.
-pub(crate) fn parse_steps(id: Uuid, steps: Value) -> Result<Vec<StepState>, Error> {
-    from_json(id, steps)
-}
-
 /// Any column of JSON.
 pub(crate) fn from_json<T: serde::de::DeserializeOwned>(id: Uuid, json: Value) -> Result<T, Error> {
     serde_json::from_value(json).map_err(|error| corrupt(id, error))

@@ -12,6 +12,8 @@
 //! | `saga_attempts_timed_out_total` | counter | definition, step, phase | answers overdue |
 //! | `saga_replies_ignored_total` | counter | reason | replies that changed nothing |
 //! | `saga_replies_kept_total` | counter | — | replies kept for a replica that knows their sagas' versions, or until their sagas are resumed |
+//! | `saga_pending_replies` | gauge | — | replies that are kept now, in the whole database; counted up to 1,000 |
+//! | `saga_pending_oldest_seconds` | gauge | — | how long the oldest of these is kept; 0 if there is none |
 //! | `saga_anomalies_total` | counter | definition, kind | what should not have happened: see `GET /anomalies` |
 //! | `saga_probes_total` | counter | definition, step | questions what became of a pivot |
 //! | `saga_interventions_total` | counter | definition, operation | what people did |
@@ -236,6 +238,17 @@ pub(crate) fn unattended_now(definition: &str, version: i32, sagas: i64) {
     .set(sagas as f64);
 }
 
+/// So many replies are kept for a replica that knows their sagas' versions. Every replica shows the
+/// same: take the largest, not the sum.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge is a float; nobody counts 2^52 replies"
+)]
+pub(crate) fn replies_kept_now(replies: i64, oldest_seconds: f64) {
+    gauge!("saga_pending_replies").set(replies as f64);
+    gauge!("saga_pending_oldest_seconds").set(oldest_seconds);
+}
+
 /// A saga of a bulk operation had its turn.
 pub(crate) fn bulk_item(operation: OperationName, result: &'static str) {
     counter!("saga_bulk_items_total", "operation" => operation.as_str(), "result" => result)
@@ -421,6 +434,7 @@ mod tests {
             forgotten(5);
             parked_now("trip", 2);
             unattended_now("trip", 1, 3);
+            replies_kept_now(6, 1.5);
         });
         ledger.written_as(&[
             "saga_lock_claims_total outcome=granted +1",
@@ -435,6 +449,8 @@ mod tests {
             "saga_retention_forgotten_total +5",
             "saga_parked_instances definition=trip =2",
             "saga_unattended_instances definition=trip version=1 =3",
+            "saga_pending_replies =6",
+            "saga_pending_oldest_seconds =1.5",
         ]);
     }
 }

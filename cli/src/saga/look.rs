@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     print::{self, Facts, Table},
     saga::{filters::Filters, follow},
-    service::{Common, items, shown, text},
+    service::{Common, at_least, items, shown, text},
 };
 
 /// Nothing but the service.
@@ -171,7 +171,7 @@ pub(crate) async fn list(arguments: ListArguments) -> Result<()> {
     ]);
     for saga in items(&page) {
         let waiting = &saga["waiting"];
-        let reason = [&saga["parked_reason"], &saga["reason"]].map(text);
+        let reason = [&saga["unreadable"], &saga["parked_reason"], &saga["reason"]].map(text);
         table.row([
             text(&saga["id"]),
             format!("{} {}", text(&saga["definition"]), saga["version"]),
@@ -196,9 +196,9 @@ pub(crate) async fn count(arguments: CountArguments) -> Result<()> {
     let count = service.get(&["sagas", "count"], query).await?;
     let mut table = Table::new([arguments.by.as_str(), "sagas"]);
     for group in count["groups"].as_array().into_iter().flatten() {
-        table.row([text(&group["value"]), text(&group["count"])]);
+        table.row([text(&group["value"]), at_least(group, "count")]);
     }
-    table.row(["total".to_owned(), text(&count["total"])]);
+    table.row(["total".to_owned(), at_least(&count, "total")]);
     shown(&arguments.common, &count, &table)
 }
 
@@ -212,7 +212,13 @@ pub(crate) async fn show(arguments: OneArguments) -> Result<()> {
         facts.add(name, text(&saga[name]));
     }
     facts.add("status", status(&saga));
-    for name in ["reason", "parked_reason", "deadline", "ended_at"] {
+    for name in [
+        "unreadable",
+        "reason",
+        "parked_reason",
+        "deadline",
+        "ended_at",
+    ] {
         let value = Some(text(&saga[name])).filter(|value| !value.is_empty());
         facts.add_some(name, value);
     }
@@ -340,8 +346,10 @@ pub(crate) async fn definitions(arguments: Arguments) -> Result<()> {
         "hash",
     ]);
     for definition in items(&page) {
-        let cells = ["name", "version", "open", "ended", "known_here", "hash"];
-        table.row(cells.map(|cell| text(&definition[cell])));
+        let [name, version, known_here, hash] =
+            ["name", "version", "known_here", "hash"].map(|cell| text(&definition[cell]));
+        let [open, ended] = ["open", "ended"].map(|cell| at_least(definition, cell));
+        table.row([name, version, open, ended, known_here, hash]);
     }
     shown(&arguments.common, &page, &table)
 }
@@ -439,6 +447,7 @@ pub(crate) fn what(event: &Value) -> String {
         "outcome",
         "resource",
         "to",
+        "unreadable",
     ];
     let told = told.iter().filter(|name| !event[**name].is_null());
     let told: Vec<_> = told

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     print::{Table, age},
-    service::{items, text},
+    service::{at_least, items, text},
     top::{look::Look, rates::Rates},
 };
 
@@ -82,12 +82,13 @@ impl Frame {
         let per_second = |rate: Option<f64>| rate.map(|rate| format!("{rate:.1}/s"));
         let started = per_second(rates.started());
         let started = started.map_or_else(String::new, |rate| format!(", {rate} started"));
-        self.section(format!("sagas: {}{started}", text(&statuses["total"])));
+        let total = at_least(statuses, "total");
+        self.section(format!("sagas: {total}{started}"));
         let mut table = Table::new(["status", "sagas", "rate"]);
         for group in groups(statuses) {
             let status = text(&group["value"]);
             let rate = per_second(rates.of(&status)).unwrap_or_default();
-            table.row([status, text(&group["count"]), rate]);
+            table.row([status, at_least(group, "count"), rate]);
         }
         self.table(&table);
         let waiting = look.waiting.iter().flat_map(groups);

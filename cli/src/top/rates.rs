@@ -10,9 +10,18 @@ use crate::top::look::Look;
 /// Rates by status, of the last two looks.
 #[derive(Debug, Default)]
 pub(crate) struct Rates {
-    before: Option<(Instant, BTreeMap<String, i64>, i64)>,
+    before: Option<Before>,
     by_status: BTreeMap<String, f64>,
     started: Option<f64>,
+}
+
+/// The look before.
+#[derive(Debug)]
+struct Before {
+    at: Instant,
+    by_status: BTreeMap<String, i64>,
+    /// None if not all were counted.
+    total: Option<i64>,
 }
 
 impl Rates {
@@ -22,27 +31,41 @@ impl Rates {
         let groups = counts["groups"].as_array().into_iter().flatten();
         let by_status = groups.filter_map(|group| {
             let status = group["value"].as_str()?.to_owned();
+            // Of what is counted only up to a number nobody knows how fast it grows.
+            if group["exact"] == false {
+                return None;
+            }
             Some((status, group["count"].as_i64()?))
         });
         let by_status: BTreeMap<String, i64> = by_status.collect();
-        let total = counts["total"].as_i64().unwrap_or_default();
-        if let Some((at, before, total_before)) = &self.before {
-            let seconds = look.at.duration_since(*at).as_secs_f64();
+        let total = counts["total"]
+            .as_i64()
+            .filter(|_| counts["exact"] != false);
+        if let Some(before) = &self.before {
+            let seconds = look.at.duration_since(before.at).as_secs_f64();
             if seconds <= 0.0 {
                 return;
             }
             // Ended sagas are forgotten after a while, and then there are fewer.
             let rate = |now: i64, before: i64| (now - before).max(0) as f64 / seconds;
-            self.started = Some(rate(total, *total_before));
+            self.started = total
+                .zip(before.total)
+                .map(|(now, before)| rate(now, before));
             self.by_status = by_status
                 .iter()
-                .map(|(status, now)| {
-                    let before = before.get(status).copied().unwrap_or_default();
-                    (status.clone(), rate(*now, before))
+                .filter_map(|(status, now)| {
+                    let known = before.by_status.get(status).copied();
+                    // There were none, if all were counted.
+                    let known = known.or(before.total.map(|_| 0))?;
+                    Some((status.clone(), rate(*now, known)))
                 })
                 .collect();
         }
-        self.before = Some((look.at, by_status, total));
+        self.before = Some(Before {
+            at: look.at,
+            by_status,
+            total,
+        });
     }
 
     /// How many more are in this status, in a second. Only of those that nothing leaves does it mean

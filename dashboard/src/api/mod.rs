@@ -6,6 +6,7 @@ mod model;
 pub(crate) use door::{Api, Refused, Visitor};
 pub(crate) use model::{
     Act, Allowed, Anomalies, Asked, Audit, Bulk, BulkItem, BulkItems, Bulks, Commanded, Count,
-    Definition, Definitions, Events, Expected, Intervened, Locks, Message, Messages, Order, Outbox,
-    OutboxStatus, ParkedList, Recorded, Saga, Sagas, Shown, Step, Summary, Waiting,
+    Counted, Definition, Definitions, Events, Expected, Intervened, Locks, Message, Messages,
+    Order, Outbox, OutboxStatus, ParkedList, Recorded, Saga, Sagas, Shown, Step, Summary,
+    UnreadableEvent, Waiting,
 };

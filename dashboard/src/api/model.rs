@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -25,6 +25,9 @@ pub(crate) struct Summary {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
     pub(crate) ended_at: Option<DateTime<Utc>>,
+    /// Why its row cannot be read; none if it can.
+    #[serde(default)]
+    pub(crate) unreadable: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -73,7 +76,6 @@ pub(crate) struct Allowed {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Events {
     pub(crate) events: Vec<Recorded>,
-    pub(crate) next_after: Option<i64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -86,6 +88,14 @@ pub(crate) struct Recorded {
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Messages {
     pub(crate) messages: Vec<Message>,
+    #[serde(default)]
+    pub(crate) unreadable: Vec<UnreadableEvent>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct UnreadableEvent {
+    pub(crate) seq: i64,
+    pub(crate) reason: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -111,18 +121,51 @@ pub(crate) struct Message {
 pub(crate) struct Count {
     pub(crate) total: i64,
     pub(crate) groups: Vec<Group>,
+    pub(crate) exact: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Group {
     pub(crate) value: Option<String>,
     pub(crate) count: i64,
+    pub(crate) exact: bool,
 }
 
 impl Count {
-    pub(crate) fn of(&self, value: &str) -> i64 {
+    pub(crate) fn of(&self, value: &str) -> Counted {
         let of = |group: &&Group| group.value.as_deref() == Some(value);
-        self.groups.iter().find(of).map_or(0, |group| group.count)
+        let found = self.groups.iter().find(of);
+        found.map_or(Counted::all(0), |group| Counted {
+            count: group.count,
+            exact: group.exact,
+        })
+    }
+
+    pub(crate) fn total(&self) -> Counted {
+        Counted {
+            count: self.total,
+            exact: self.exact,
+        }
+    }
+}
+
+/// How many there are, at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) count: i64,
+    /// Whether there are no more.
+    pub(crate) exact: bool,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self::all(0)
+    }
+}
+
+impl Counted {
+    pub(crate) fn all(count: i64) -> Self {
+        Self { count, exact: true }
     }
 }
 
@@ -153,8 +196,8 @@ pub(crate) struct OutboxStatus {
     pub(crate) paused: Option<Pause>,
     pub(crate) backlog: Backlog,
     pub(crate) oldest_unpublished_seconds: Option<f64>,
-    pub(crate) parked: Vec<Counted>,
-    pub(crate) inbox_parked: Vec<Counted>,
+    pub(crate) parked: Vec<ParkedCount>,
+    pub(crate) inbox_parked: Vec<ParkedCount>,
 }
 
 impl OutboxStatus {
@@ -182,7 +225,7 @@ pub(crate) struct Backlog {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Counted {
+pub(crate) struct ParkedCount {
     pub(crate) messages: i64,
 }
 
@@ -247,6 +290,7 @@ pub(crate) struct Definition {
     pub(crate) registered_at: DateTime<Utc>,
     pub(crate) open: i64,
     pub(crate) ended: i64,
+    pub(crate) exact: bool,
     pub(crate) known_here: bool,
     pub(crate) migrates_from: Vec<i32>,
 }
@@ -305,6 +349,7 @@ pub(crate) struct Bulk {
     pub(crate) id: Uuid,
     pub(crate) operation: String,
     pub(crate) status: String,
+    #[serde(deserialize_with = "object")]
     pub(crate) selection: BTreeMap<String, Value>,
     pub(crate) actor: String,
     pub(crate) reason: String,
@@ -315,6 +360,17 @@ pub(crate) struct Bulk {
     pub(crate) cancelled_by: Option<String>,
     pub(crate) cancel_reason: Option<String>,
     pub(crate) sagas: BulkCounts,
+    /// Why the replica that answers cannot carry it out.
+    #[serde(default)]
+    pub(crate) unreadable: Option<String>,
+}
+
+/// The fields of an object; none of what is no object, so that one odd row hides no other.
+fn object<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Value>, D::Error> {
+    Ok(match Value::deserialize(from)? {
+        Value::Object(fields) => fields.into_iter().collect(),
+        _ => BTreeMap::new(),
+    })
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]

@@ -25,7 +25,7 @@ const KNOWN: [&str; 7] = [
     "service", "cursor", "actor", "action", "subject", "since", "limit",
 ];
 /// What there may be, to choose from. Others may be typed.
-const ACTIONS: [&str; 17] = [
+const ACTIONS: [&str; 19] = [
     "saga.pause",
     "saga.resume",
     "saga.cancel",
@@ -43,6 +43,8 @@ const ACTIONS: [&str; 17] = [
     "log.replay",
     "log.rebase",
     "order.place",
+    "saga.read",
+    "parked.read",
 ];
 
 #[derive(Template)]
@@ -51,7 +53,7 @@ struct Page {
     frame: Frame,
     filter: Filter,
     names: Vec<String>,
-    actions: [&'static str; 17],
+    actions: [&'static str; 19],
     groups: Vec<Group<Acts>>,
 }
 

@@ -11,7 +11,7 @@ use askama::Values;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::words;
+use crate::{api::Counted, words};
 
 type Told = askama::Result<String>;
 
@@ -28,6 +28,11 @@ pub(crate) fn length(seconds: &f64, _: &dyn Values) -> Told {
 #[askama::filter_fn]
 pub(crate) fn grouped(number: &i64, _: &dyn Values) -> Told {
     Ok(words::grouped(number))
+}
+
+#[askama::filter_fn]
+pub(crate) fn counted(counted: &Counted, _: &dyn Values) -> Told {
+    Ok(words::counted(counted))
 }
 
 #[askama::filter_fn]
@@ -64,6 +69,7 @@ pub(crate) fn gist(event: &Value, _: &dyn Values) -> Told {
         text("operation"),
         refusal,
         text("reason"),
+        text("unreadable"),
     ];
     Ok(said.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }

@@ -7,7 +7,7 @@ use axum::{extract::State, response::Response};
 use futures::future::join_all;
 
 use crate::{
-    api::{Outbox, Refused, Visitor},
+    api::{Counted, Outbox, Refused, Visitor},
     house::{Dashboard, Sample},
     pages::{
         filters,
@@ -89,17 +89,17 @@ async fn tiles(dashboard: &Dashboard) -> Vec<Tile> {
 }
 
 fn figures(now: Option<&Reading>, series: &Series) -> Vec<Tile> {
-    let whole = |label, link, tone: &'static str, of: fn(&Reading) -> i64| Tile {
+    let whole = |label, link, tone: &'static str, of: fn(&Reading) -> Counted| Tile {
         label,
-        value: now.map_or_else(|| "?".to_owned(), |now| words::grouped(&of(now))),
+        value: now.map_or_else(|| "?".to_owned(), |now| words::counted(&of(now))),
         unit: "",
         // What should be nothing calls only when it is something.
-        tone: match now.is_some_and(|now| of(now) > 0) {
+        tone: match now.is_some_and(|now| of(now).count > 0) {
             true => tone,
             false => "calm",
         },
         link,
-        line: series.line(180.0, 30.0, |reading| of(reading) as f64),
+        line: series.line(180.0, 30.0, |reading| of(reading).count as f64),
     };
     let recent = |mut tile: Tile| {
         tile.unit = "of the last 10 min";
@@ -120,7 +120,7 @@ fn figures(now: Option<&Reading>, series: &Series) -> Vec<Tile> {
         }),
         Tile {
             label: "Started",
-            value: now.map_or_else(|| "?".to_owned(), |now| format!("{:.1}", now.started)),
+            value: now.map_or_else(|| "?".to_owned(), rate),
             unit: "a second",
             tone: "calm",
             link: "/sagas",
@@ -164,6 +164,11 @@ fn figures(now: Option<&Reading>, series: &Series) -> Vec<Tile> {
         }),
         whole("Anomalies", "/anomalies", "bad", |now| now.anomalies),
     ]
+}
+
+fn rate(now: &Reading) -> String {
+    let more = if now.started_exact { "" } else { "+" };
+    format!("{:.1}{more}", now.started)
 }
 
 async fn services(dashboard: &Dashboard, visitor: &Visitor) -> Vec<Service> {

@@ -13,7 +13,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    api::{Allowed, Events, Message, Messages, Recorded, Refused, Saga, Step, Visitor},
+    api::{
+        Allowed, Events, Message, Messages, Recorded, Refused, Saga, Step, UnreadableEvent, Visitor,
+    },
     house::Dashboard,
     pages::{
         filters,
@@ -23,8 +25,11 @@ use crate::{
     words,
 };
 
-/// How much of a history a page shows. Sagas seldom have fifty events.
-const EVENTS: usize = 500;
+/// How much of a history a page shows, up to its end: what happens now is what people look for. Sagas
+/// seldom have fifty events.
+const EVENTS: i64 = 500;
+/// How much is asked for: with what was recorded meanwhile.
+const ASKED: i64 = 2 * EVENTS;
 
 #[derive(Template)]
 #[template(path = "saga.html")]
@@ -48,8 +53,10 @@ struct StatePart {
     timeline: Timeline,
     graph: Result<String, Refused>,
     messages: Vec<Message>,
+    unreadable: Vec<UnreadableEvent>,
     events: Vec<Recorded>,
-    more: bool,
+    /// How many events come before those that are shown.
+    earlier: i64,
     base: String,
     own: String,
 }
@@ -131,6 +138,16 @@ impl Operation {
             key,
             name: allowed.name.clone(),
         }
+    }
+
+    /// What gives work up for good is an admin's.
+    fn unless_given_up(mut self, may: bool) -> Self {
+        let gives_up = matches!(self.name.as_str(), "abandon" | "skip_compensation");
+        if gives_up && !may && self.allowed {
+            self.allowed = false;
+            self.because = "only an admin may: it gives work up for good".to_owned();
+        }
+        self
     }
 
     fn wants_step(&self) -> bool {
@@ -240,6 +257,8 @@ impl OperationsPart {
     fn of(saga: &Saga, visitor: &Visitor, base: &str) -> Self {
         let allowed = saga.allowed_operations.iter();
         let allowed = allowed.map(|allowed| Operation::of(saga, allowed, base));
+        let may_give_up = visitor.may(Role::Admin);
+        let allowed = allowed.map(|operation| operation.unless_given_up(may_give_up));
         let mut operations: Vec<_> = allowed.collect();
         // What can be done first; otherwise as the API has it.
         operations.sort_by_key(|operation| !operation.allowed);
@@ -261,18 +280,19 @@ async fn look(
 ) -> Result<StatePart, Refused> {
     let path = path_of(id)?;
     let api = dashboard.own();
+    let saga: Saga = api.get(visitor, &path).await?;
+    let earlier = (saga.summary.seq - EVENTS).max(0);
     let paths = [
-        format!("{path}/events?limit={EVENTS}"),
-        format!("{path}/messages?limit={EVENTS}"),
+        format!("{path}/events?after={earlier}&limit={ASKED}"),
+        format!("{path}/messages?after={earlier}&limit={ASKED}"),
         format!("{path}/graph?format=svg"),
     ];
-    let (saga, events, messages, graph) = join!(
-        api.get::<Saga>(visitor, &path),
+    let (events, messages, graph) = join!(
         api.get::<Events>(visitor, &paths[0]),
         api.get::<Messages>(visitor, &paths[1]),
         api.text(visitor, &paths[2]),
     );
-    let (saga, events, messages) = (saga?, events?, messages?);
+    let (events, messages) = (events?, messages?);
     let now = Utc::now();
     let waiting = saga.summary.waiting.as_ref();
     let (until, what) = match waiting {
@@ -292,7 +312,8 @@ async fn look(
         ),
         graph,
         messages: messages.messages,
-        more: events.next_after.is_some(),
+        unreadable: messages.unreadable,
+        earlier,
         events: events.events,
         base: base.to_owned(),
         own: api.name().to_owned(),

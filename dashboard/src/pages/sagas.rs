@@ -8,7 +8,7 @@ use axum::{
 use chrono::{DateTime, Utc};
 
 use crate::{
-    api::{Count, Refused, Sagas, Summary, Visitor},
+    api::{Count, Counted, Refused, Sagas, Summary, Visitor},
     house::Dashboard,
     pages::{
         filter::Filter,
@@ -97,7 +97,7 @@ struct Chip {
     tone: &'static str,
     link: String,
     is_on: bool,
-    count: Option<i64>,
+    count: Option<Counted>,
 }
 
 /// The list of sagas
@@ -236,7 +236,7 @@ impl Chips {
             ),
             is_on: on == status,
             count: count.map(|count| match status {
-                "" => count.total,
+                "" => count.total(),
                 status => count.of(status),
             }),
         };

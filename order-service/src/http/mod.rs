@@ -16,7 +16,7 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use chassis::http::OpenApiRouter;
-use chassis::http::auth::Caller;
+use chassis::http::auth::{Caller, Role};
 use saga::Coordinator;
 use saga::http::{Actor, Streams};
 use sqlx::PgPool;
@@ -47,6 +47,8 @@ async fn name_actor(
         request.extensions_mut().insert(Actor {
             name: caller.name,
             role: Some(caller.role.as_str().to_owned()),
+            // As with a message that is discarded: what is lost then nobody can bring back.
+            may_give_up: caller.role >= Role::Admin,
         });
     }
     next.run(request).await

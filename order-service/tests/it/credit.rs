@@ -87,6 +87,7 @@ async fn an_order_above_the_limit_is_rejected_at_once_and_nothing_is_sent() {
     assert_eq!(placed["status"], "rejected");
     let reason = "The order exceeds the customer's credit limit.";
     assert_eq!(placed["reason"], reason);
+    assert_eq!(placed["rejection"], "credit_limit");
     assert_eq!(room.last_event(&placed).await.0, "order.rejected.v1");
     let sent = "outbox.log where topic like '%.commands'";
     assert_eq!(room.count(sent).await, 0);

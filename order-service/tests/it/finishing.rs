@@ -89,6 +89,7 @@ async fn a_declined_payment_rejects_the_order_with_its_reason() {
     let rejected = room.order(&placed).await;
     assert_eq!(rejected["status"], "rejected");
     assert_eq!(rejected["reason"], "The card was declined.");
+    assert_eq!(rejected["rejection"], "payment_refused");
     let (kind, event) = room.last_event(&placed).await;
     assert_eq!(kind, "order.rejected.v1");
     assert_eq!(event["reason"], "The card was declined.");
@@ -109,6 +110,7 @@ async fn an_unserved_postcode_gives_the_money_back_before_the_order_is_rejected(
     let rejected = room.order(&placed).await;
     assert_eq!(rejected["status"], "rejected");
     assert_eq!(rejected["reason"], "We do not deliver to this postcode.");
+    assert_eq!(rejected["rejection"], "delivery_refused");
 }
 
 #[tokio::test]
@@ -189,6 +191,7 @@ async fn a_payment_that_never_answers_is_undone_and_the_reason_is_for_people() {
 
     let rejected = room.order(&placed).await;
     assert_eq!(rejected["status"], "rejected");
+    assert_eq!(rejected["rejection"], "payment_unanswered");
     assert_eq!(
         rejected["reason"],
         "The payment service did not answer in time."

@@ -4,6 +4,7 @@
 mod asking;
 mod auditing;
 mod bad_input;
+mod callers;
 mod credit;
 mod finishing;
 mod pages;

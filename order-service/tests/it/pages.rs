@@ -163,6 +163,78 @@ async fn a_saga_leads_to_its_trace_and_each_message_says_where_it_stands() {
 }
 
 #[tokio::test]
+async fn the_page_of_a_long_saga_shows_the_end_of_its_history() {
+    let room = Room::open().await;
+    let placed = room.place(&order()).await.body;
+    let saga = placed["saga_id"].as_str().expect("a saga");
+    // A saga that has been at it for long: a thousand events more.
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "insert into saga.event (saga_id, seq, kind, body)
+         select '{saga}', seq + n, 'resumed', '{{\"type\": \"resumed\"}}'
+         from saga.instance cross join generate_series(1, 1000) as n where id = '{saga}';
+         update saga.instance set seq = seq + 1000 where id = '{saga}'"
+    )))
+    .execute(&room.pool)
+    .await
+    .expect("events");
+    let body = shown(&pages(&room), &format!("/sagas/{saga}")).await;
+    let last: i64 = sqlx::query_scalar("select max(seq) from saga.event")
+        .fetch_one(&room.pool)
+        .await
+        .expect("a number");
+    let is_shown = |seq: i64| body.contains(&format!("id=\"event-{seq}\""));
+    assert!(is_shown(last), "what happens now");
+    assert!(is_shown(last - 499));
+    assert!(!is_shown(last - 500), "and not more than a page");
+    assert!(body.contains("The latest 500 events"), "{body}");
+}
+
+#[tokio::test]
+async fn a_saga_that_cannot_be_read_is_shown_as_such_on_every_page() {
+    let room = Room::open().await;
+    let healthy = room.place(&order()).await.body;
+    let sick = room.place(&order()).await.body;
+    let saga = sick["saga_id"].as_str().expect("a saga");
+    sqlx::query("update saga.instance set steps = '[[\"authorize-payment\", \"flying\", 1, 1]]' where id = $1::text::uuid")
+        .bind(saga)
+        .execute(&room.pool)
+        .await
+        .expect("a sick row");
+    let pages = pages(&room);
+    let list = shown(&pages, "/sagas").await;
+    for order in [&healthy, &sick] {
+        assert!(
+            list.contains(order["id"].as_str().expect("an id")),
+            "{list}"
+        );
+    }
+    assert_eq!(list.matches(">unreadable<").count(), 1, "{list}");
+    let page = shown(&pages, &format!("/sagas/{saga}")).await;
+    assert!(
+        page.contains("unknown variant `flying`") || page.contains("flying"),
+        "{page}"
+    );
+    for path in [
+        "/",
+        "/sagas/chips",
+        "/definitions",
+        "/bulk-operations",
+        "/anomalies",
+    ] {
+        shown(&pages, path).await;
+    }
+}
+
+/// A page, as it is shown to whoever is asked for nothing.
+async fn shown(pages: &Router, uri: &str) -> String {
+    let request = Request::get(uri).body(Body::empty()).expect("a request");
+    let answer = pages.clone().oneshot(request).await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK, "{uri}");
+    let body = to_bytes(answer.into_body(), usize::MAX).await;
+    String::from_utf8(body.expect("a body").into()).expect("text")
+}
+
+#[tokio::test]
 async fn a_token_that_no_browser_would_keep_is_refused_with_that_reason() {
     use sha2::{Digest, Sha256};
     let room = Room::open().await;

@@ -2,6 +2,7 @@
 //!
 //! **What passes here**: an act, on its way into the transaction that does it. **Promised**: one row for
 //! each act that did something, none for one that did nothing: a dry run, a repetition, a refusal.
+//! Reading what is kept from most (payloads, data) is an act too, where the caller is known.
 //! **Not promised**: that the actor is who he says he is where a service asks nobody
 //! (`Author::role` is `None` then), and that whoever works on the tables by hand leaves a row.
 //!
@@ -15,6 +16,8 @@
 //! | `log.rebase`, `log.accept_same_xids` | `outbox` | [`operator::rebase`](crate::operator::rebase) |
 //! | `saga.pause` and the others | `sagas/<id>` | saga's `operator` |
 //! | `bulk.create`, `bulk.cancel` | `bulk-operations/<id>` | the same; what it does to each saga is in that one's history |
+//! | `parked.read` | `parked/outbox-12`, whose payload was shown to a known caller | [`http`](crate::http) |
+//! | `saga.read` | `sagas/<id>`, whose data were shown to a known caller; each ten minutes once | saga's `http` |
 //! | `order.place` | `orders/<id>` | order-service, where it knows the caller |
 
 mod author;
@@ -24,4 +27,4 @@ mod table;
 
 pub use author::Author;
 pub(crate) use record::record_each;
-pub use record::{Entry, Filter, Kept, forget, list, record};
+pub use record::{Entry, Filter, Kept, forget, list, record, record_read};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::{
@@ -70,6 +70,22 @@ pub async fn record(
     details: Value,
 ) -> Result<(), Error> {
     table::insert(tx, author, action, &[subject.to_owned()], details).await
+}
+
+/// Writes down that `author` reads what not everyone should see, in a transaction of its own. A database
+/// that takes no writes keeps nobody from looking: then it is an error of the log.
+pub async fn record_read(pool: &PgPool, author: Author, action: &'static str, subject: String) {
+    let pool = pool.clone();
+    // A task: a reader who goes away leaves no transaction half begun.
+    let recorded = tokio::spawn(async move {
+        let mut connection = pool.acquire().await?;
+        record(&mut *connection, &author, action, &subject, json!({})).await
+    });
+    match recorded.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, action, "a read could not be recorded"),
+        Err(error) => tracing::error!(%error, action, "a read could not be recorded"),
+    }
 }
 
 /// The same to several, a row for each.

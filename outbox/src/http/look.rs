@@ -1,12 +1,13 @@
 //! `GET /outbox`, `GET /parked`, `GET /parked/{id}`.
 
-use axum::extract::State;
-use chassis::http::{Cursor, Json, Limit, Page, Path, Problem, Query};
+use axum::{Extension, extract::State};
+use chassis::http::{Cursor, Json, Limit, Page, Path, Problem, Query, auth::Caller};
 use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::IntoParams;
 
 use crate::{
+    audit::{self, Author},
     http::{
         sides::{self, Which, problem},
         view::{Id, Outbox, ParkedList, Shown, Side},
@@ -126,7 +127,8 @@ impl Filter {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Detail {
-    /// Show the payload too. It may hold what not everyone should see.
+    /// Show the payload too. It may hold what not everyone should see: that somebody looked is
+    /// recorded, where callers are known.
     #[serde(default)]
     #[param(required = false)]
     payload: bool,
@@ -140,8 +142,14 @@ pub(super) struct Detail {
 pub(super) async fn show(
     State(pool): State<PgPool>,
     Path(id): Path<Id>,
+    caller: Option<Extension<Caller>>,
     Query(Detail { payload }): Query<Detail>,
 ) -> Result<Json<Shown>, Problem> {
+    if let Some(Extension(caller)) = caller.filter(|_| payload) {
+        let author = Author::new(caller.name).with_role(Some(caller.role.as_str()));
+        let subject = format!("parked/{id}");
+        audit::record_read(&pool, author, "parked.read", subject).await;
+    }
     let shown = sides::show(&pool, id, payload).await.map_err(problem)?;
     let gone = || Problem::not_found("no message with this id is parked");
     shown.map(Json).ok_or_else(gone)

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     agenda::Agenda,
+    cause,
     coordinator::{Coordinator, Defined},
     decide::{self, Command, Decision, Effect},
     definition::{Ended, Hooks, Parked, Plan, StepSettled},
@@ -620,11 +621,16 @@ async fn run_hooks(
                     _ => ("", &None),
                 };
                 if let Some(hook) = hook {
+                    let cause = match instance.reason {
+                        Some(_) => cause::of(tx, instance.id).await?,
+                        None => None,
+                    };
                     let ended = Ended {
                         id: instance.id,
                         business_key: instance.business_key.clone(),
                         data: instance.data.clone(),
                         reason: instance.reason.clone(),
+                        cause,
                     };
                     let hook = outbox::caught(async { hook(tx, ended).await });
                     hook.await.map_err(|error| of_hook(name, error))?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::PgTransaction;
 use uuid::Uuid;
 
-use crate::{Error, error::without_content, instance::StepStatus};
+use crate::{Cause, Error, error::without_content, instance::StepStatus};
 
 /// A saga that has just ended, as a hook sees it.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub struct Ended<D> {
     pub data: D,
     /// Why it turned back, for a person; none when it completed.
     pub reason: Option<String>,
+    /// The same for a program; none when it completed, or when nobody here knows the cause.
+    pub cause: Option<Cause>,
 }
 
 /// A step that was just settled, as a hook sees it.
@@ -79,7 +81,8 @@ macro_rules! occasion {
 occasion!(Ended {
     id,
     business_key,
-    reason
+    reason,
+    cause
 });
 occasion!(StepSettled {
     id,

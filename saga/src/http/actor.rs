@@ -12,6 +12,8 @@ pub struct Actor {
     pub name: String,
     /// What he may do at most; recorded with what he does.
     pub role: Option<String>,
+    /// Whether they may give work up for good: abandon a saga, skip a compensation.
+    pub may_give_up: bool,
 }
 
 impl Actor {
@@ -25,6 +27,7 @@ impl Actor {
             None => Ok(Self {
                 name: fields.text("actor")?,
                 role: None,
+                may_give_up: true,
             }),
         }
     }

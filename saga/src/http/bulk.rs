@@ -73,7 +73,7 @@ pub(crate) async fn create(
             return Ok(Json(expected).into_response());
         }
         let mut tx = house.pool.begin_with(BEGIN).await?;
-        if !bulk::claim_key(&mut tx, &request.idempotency_key).await? {
+        if !bulk::claim_key(&mut tx, &request.actor, &request.idempotency_key).await? {
             tx.rollback().await?;
             return Err(Problem::InProgress);
         }

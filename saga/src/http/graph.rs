@@ -28,7 +28,7 @@ pub(crate) async fn graph(
     let id = saga_id(id)?;
     let GraphQuery { format } = GraphQuery::parse(Pairs::new(query)?)?;
     let saga = table::find(&house.pool, id).await?;
-    let instance = saga.ok_or(Problem::UnknownSaga)?.instance();
+    let instance = saga.ok_or(Problem::UnknownSaga)?.instance()?;
     let plan = &house.coordinator.pinned(&instance)?.plan;
     let (drawn, kind) = match format {
         GraphFormat::Mermaid => (

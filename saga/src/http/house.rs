@@ -12,7 +12,7 @@ use tracing::{Instrument, error};
 
 use crate::{
     Coordinator,
-    http::{problem::Problem, stream::Streams},
+    http::{problem::Problem, reads::Reads, stream::Streams},
 };
 
 /// What every handler has.
@@ -21,6 +21,7 @@ pub(crate) struct House {
     pub(crate) pool: PgPool,
     pub(crate) coordinator: Coordinator,
     pub(crate) streams: Streams,
+    pub(crate) reads: Reads,
 }
 
 impl FromRef<House> for PgPool {

@@ -7,6 +7,7 @@
 //! nobody has answered yet is found there by its key, the saga's id.
 
 use axum::{Json, extract::State};
+use chrono::{DateTime, Utc};
 use outbox::{incoming::parked as inbox, operator::parked as outbox_side};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -60,10 +61,16 @@ pub(crate) async fn messages(
     let next_after = events.last().filter(|_| more).map(|event| event.seq);
     let desk = Desk {
         coordinator: &coordinator,
-        instance: saga.instance(),
+        saga_id: id,
+        instance: saga.instance().ok(),
     };
-    let messages = events.into_iter().filter_map(|event| desk.message(event));
-    let mut messages: Vec<MessageView> = messages.collect();
+    let (mut messages, mut unreadable) = (Vec::new(), Vec::new());
+    for event in events {
+        match event.told {
+            Ok((told, origin)) => messages.extend(desk.message(event.seq, event.at, told, origin)),
+            Err(why) => unreadable.push(why),
+        }
+    }
     let answers = table::answers(&pool, id, query.after, ANSWERS * query.limit).await?;
     find_records(&answers, &mut messages);
     find_parked_commands(&pool, id, &mut messages).await?;
@@ -73,6 +80,7 @@ pub(crate) async fn messages(
     }
     Ok(Json(Messages {
         messages,
+        unreadable,
         next_after,
     }))
 }
@@ -80,7 +88,9 @@ pub(crate) async fn messages(
 /// Who knows where messages of a saga go.
 struct Desk<'a> {
     coordinator: &'a Coordinator,
-    instance: Instance,
+    saga_id: Uuid,
+    /// None if its row cannot be read: then nobody knows where its commands go.
+    instance: Option<Instance>,
 }
 
 /// What an event says of a message.
@@ -97,10 +107,16 @@ struct Said {
 
 impl Desk<'_> {
     /// None where no message is told of.
-    fn message(&self, told: table::Correspondence) -> Option<MessageView> {
-        let (said, origin) = (said(told.event)?, told.origin);
+    fn message(
+        &self,
+        seq: i64,
+        at: DateTime<Utc>,
+        told: Event,
+        origin: Origin,
+    ) -> Option<MessageView> {
+        let said = said(told)?;
         let operation = Operation {
-            saga_id: self.instance.id,
+            saga_id: self.saga_id,
             step: said.step,
             phase: said.phase,
             round: said.round,
@@ -108,8 +124,8 @@ impl Desk<'_> {
         let (topic, kind) = self.address(said.direction, &operation);
         Some(MessageView {
             direction: said.direction,
-            seq: Some(told.seq),
-            at: told.at,
+            seq: Some(seq),
+            at,
             op_key: operation.key(),
             step: operation.step,
             phase: operation.phase,
@@ -120,7 +136,7 @@ impl Desk<'_> {
             counted: said.counted,
             topic,
             kind,
-            key: self.instance.id,
+            key: self.saga_id,
             parked: None,
             partition: origin.record.map(|record| record.partition),
             offset: origin.record.map(|record| record.offset),
@@ -137,7 +153,8 @@ impl Desk<'_> {
         if direction == Direction::Reply {
             return (Some(self.coordinator.reply_topic().to_owned()), None);
         }
-        let defined = self.coordinator.pinned(&self.instance).ok();
+        let instance = self.instance.as_ref();
+        let defined = instance.and_then(|instance| self.coordinator.pinned(instance).ok());
         let step = defined.and_then(|defined| defined.plan.step(&operation.step).ok());
         match step {
             None => (None, None),

@@ -11,7 +11,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `GET /sagas` | newest first; the filters below, `limit` (1–200, 50 unless said), `cursor` |
-//! | `GET /sagas/count` | the filters below; `group_by` `status` (unless said), `definition` or `waiting_for`; looks at each saga that is selected |
+//! | `GET /sagas/count` | the filters below; `group_by` `status` (unless said), `definition` or `waiting_for`; of each definition, version and status at most 10,000, and `exact` says whether that is all |
 //! | `GET /sagas/{id}` | status, reason, each step and until when it waits, `allowed_operations` with why not; `ETag` |
 //! | `GET /sagas/stream` | what changes in the list, as server-sent events: see below |
 //! | `GET /sagas/{id}/events` | the history in order; `after`, `limit` (1–1000, 200 unless said). With `Accept: text/event-stream` it goes on live |
@@ -19,7 +19,7 @@
 //! | `GET /sagas/{id}/graph` | the definition with the way the saga has taken; `format` `mermaid` (unless said) or `svg` |
 //! | `POST /sagas/{id}/operations` | 200, what followed. `operation`, `reason`, `expected_seq`, and `actor` where nobody is known; `Idempotency-Key`, `If-Match`; `?dry_run=true` |
 //! | `GET /anomalies` | newest first; `kind`, `definition`, `saga_id`, `limit`, `cursor` |
-//! | `GET /definitions` | every version with its open and ended sagas; looks at each saga |
+//! | `GET /definitions` | every version with its open and ended sagas, counted as above |
 //! | `GET /locks` | claimed resources by name, who holds and who waits; `resource`, `saga_id`, `waiting` (true or false), `limit` (1–200, 50 unless said), `cursor` |
 //! | `GET /bulk-operations` | the newest hundred |
 //! | `POST /bulk-operations` | 202, `Location`. As an operation, with `selection` (the filters below, or `{"all": true}`), `per_second` (10 unless said), `allow_changed`, `expected_count`; `?dry_run=true` counts and says what would become of the oldest twenty |
@@ -29,6 +29,9 @@
 //! Filters: `definition`, `version`, `status`, `business_key`, `business_key_prefix`,
 //! `tag=name:value`, `waiting_for`, `stuck_for` (`90s`, `10m`, `2h`, `7d`), `created_after`,
 //! `created_before`.
+//!
+//! A row that this replica cannot read (a word of a later release, say) is shown as far as it can be,
+//! with `unreadable`, the column and the reason; it hides no other.
 //!
 //! **Live.** A stream ends with the process; a client comes back with `Last-Event-ID`. Of one saga:
 //! `recorded`, each with an event of the history, whose number is the id. Of the list: first
@@ -51,6 +54,7 @@ mod actor;
 mod body;
 mod house;
 mod params;
+mod reads;
 
 mod stream;
 
@@ -70,5 +74,5 @@ pub use stream::Streams;
 pub use view::{
     After, AnomalyView, Count, DefinitionView, Definitions, Direction, Events, Group,
     IntervenedView, List, MessageView, Messages, Page, Recorded, Saga, StepView, Summary,
-    WaitingView,
+    UnreadableEvent, WaitingView,
 };

@@ -13,6 +13,7 @@ use crate::{
         query::{Pairs, dry_run, saga_id},
         view::IntervenedView,
     },
+    intervention::What,
     operator::{self, Outcome, Request},
     table::BEGIN,
 };
@@ -20,7 +21,8 @@ use crate::{
 /// Does something to a saga
 ///
 /// What is possible now, and why not the rest, stands in the saga's `allowed_operations`. With
-/// `dry_run` the answer says what would follow, and nothing does.
+/// `dry_run` the answer says what would follow, and nothing does. `abandon` and `skip_compensation` give
+/// work up for good: they need an admin.
 #[utoipa::path(post, path = "/sagas/{id}/operations", tag = "operations",
     operation_id = "operate_on_saga",
     params(params::Id, params::Asking, params::Key, params::Seen),
@@ -28,6 +30,7 @@ use crate::{
     responses(
         (status = 200, description = "What followed, or would", body = IntervenedView,
             headers(("ETag" = String, description = "The number of its last event now"))),
+        (status = 403, description = "It gives work up for good, and the caller is no admin"),
         (status = 409, description = "Its state does not allow it; expected_seq is not its number; or a \
             request under the same key has not ended"),
         (status = 412, description = "It has moved on since If-Match")))]
@@ -90,6 +93,11 @@ fn request(
         return Err(Problem::content("expected_seq", detail));
     }
     let actor = Actor::of(actor, &mut fields)?;
+    let gives_up = matches!(what, What::Abandon {} | What::SkipCompensation { .. });
+    if gives_up && !actor.may_give_up {
+        let detail = format!("{} gives work up for good: only an admin may", what.name());
+        return Err(Problem::Forbidden(detail));
+    }
     let request = Request {
         what,
         actor: actor.name,

@@ -41,6 +41,7 @@ macro_rules! kinds {
 kinds! {
     MALFORMED_BODY = ("malformed-body", [400], "The body is not well-formed");
     INVALID_PARAMETER = ("invalid-parameter", [400], "A part of the URL or a header is wrong");
+    FORBIDDEN = ("forbidden", [403], "Not allowed for this caller");
     NOT_FOUND = ("not-found", [404], "Not found");
     NOT_ALLOWED = ("not-allowed", [409], "The saga's state does not allow it");
     CHANGED = ("changed", [409, 412], "It has changed meanwhile");
@@ -48,6 +49,7 @@ kinds! {
     TOO_LARGE = ("content-too-large", [413], "The body is too large");
     MEDIA_TYPE = ("unsupported-media-type", [415], "Not declared as JSON");
     INVALID_CONTENT = ("invalid-content", [422], "The content is wrong");
+    UNREADABLE = ("unreadable", [409], "The stored state cannot be read");
     KEY_REUSED = ("idempotency-key-reused", [422], "The idempotency key belongs to another request");
     INTERNAL = ("internal", [500], "Internal error");
     UNAVAILABLE = ("unavailable", [503], "Not available now");
@@ -76,12 +78,16 @@ pub(crate) enum Problem {
     MediaType,
     /// 413: the body is too large.
     TooLarge,
+    /// 403: who asks may do something else, not this.
+    Forbidden(String),
     /// 404: there is no such saga.
     UnknownSaga,
     /// 404: there is no such bulk operation.
     UnknownBulk,
     /// 409: the saga's state does not allow it.
     NotAllowed(String),
+    /// 409: the saga's row cannot be read by this replica.
+    Unreadable(String),
     /// 409: not what the client saw.
     Conflict(String),
     /// 412: not what the client saw, and it said so in `If-Match`.
@@ -129,6 +135,7 @@ impl<E: Into<Error>> From<E> for Problem {
             Error::UnknownBulk(_) => Self::UnknownBulk,
             Error::NotAllowed { .. } => Self::NotAllowed(error.to_string()),
             Error::Stale { .. } | Error::CountChanged { .. } => Self::Conflict(error.to_string()),
+            Error::Corrupt { .. } => Self::Unreadable(error.to_string()),
             Error::KeyReused => Self::KeyReused,
             Error::UnknownDefinition { .. } => Self::Elsewhere(error.to_string()),
             _ => Self::Internal(error),
@@ -191,7 +198,9 @@ impl Problem {
                 Kind::NOT_FOUND,
                 "there is no bulk operation with this id".to_owned(),
             ),
+            Self::Forbidden(detail) => (Kind::FORBIDDEN, detail),
             Self::NotAllowed(detail) => (Kind::NOT_ALLOWED, detail),
+            Self::Unreadable(detail) => (Kind::UNREADABLE, detail),
             Self::Conflict(detail) => (Kind::CHANGED, detail),
             Self::Precondition(detail) => {
                 let changed = problem(Kind::CHANGED).with_detail(detail);

@@ -1,7 +1,7 @@
 //! From a request to what is shown.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, header::ACCEPT},
     response::{IntoResponse, Response},
@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     Coordinator,
     http::{
+        actor::Actor,
         bulk, graph,
         house::{House, RawId, RawQuery, etag, keep},
         locks, messages, operations, params,
@@ -20,6 +21,7 @@ use crate::{
             AnomaliesQuery, AnomalyPlace, CountQuery, EventsQuery, ListQuery, Pairs, Place,
             lasting_selection, saga_id,
         },
+        reads::Reads,
         stream::{self, Streams},
         table,
         view::{
@@ -53,6 +55,7 @@ pub fn router(pool: PgPool, coordinator: Coordinator, streams: Streams) -> OpenA
             pool,
             coordinator,
             streams,
+            reads: Reads::default(),
         })
 }
 
@@ -84,7 +87,7 @@ async fn list(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<List>,
 
 /// How many sagas there are
 ///
-/// Looks at each saga that is selected.
+/// Of each definition, version and status at most 10,000: `exact` says whether there are no more.
 #[utoipa::path(get, path = "/sagas/count", tag = "sagas", operation_id = "count_sagas",
     params(Selection, params::Counting),
     responses((status = 200, description = "The most first", body = Count)))]
@@ -92,12 +95,18 @@ async fn count(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<Count
     let query = CountQuery::parse(Pairs::new(query)?)?;
     let groups = table::count(&pool, &query).await?;
     let total = groups.iter().map(|group| group.count).sum();
-    Ok(Json(Count { total, groups }))
+    let exact = groups.iter().all(|group| group.exact);
+    Ok(Json(Count {
+        total,
+        groups,
+        exact,
+    }))
 }
 
 /// One saga
 ///
-/// Where it stands, what each step waits for and until when, and what a person may do now.
+/// Where it stands, what each step waits for and until when, and what a person may do now. Of one whose
+/// row this replica cannot read what could be read, and `unreadable` with the reason.
 #[utoipa::path(get, path = "/sagas/{id}", tag = "sagas", operation_id = "show_saga",
     params(params::Id),
     responses((status = 200, description = "The saga", body = Saga,
@@ -105,12 +114,18 @@ async fn count(State(pool): State<PgPool>, query: RawQuery) -> Result<Json<Count
 async fn show(
     State(house): State<House>,
     id: RawId,
+    actor: Option<Extension<Actor>>,
     query: RawQuery,
 ) -> Result<impl IntoResponse, Problem> {
     Pairs::new(query)?.nothing_left()?;
     let saga = table::find(&house.pool, saga_id(id)?).await?;
     let mut saga = saga.ok_or(Problem::UnknownSaga)?;
-    saga.allowed_operations = allowed_operations(&house.coordinator, &saga.instance());
+    let id = saga.summary.id;
+    house.reads.record(&house.pool, actor, id).await;
+    saga.allowed_operations = match saga.instance() {
+        Ok(instance) => allowed_operations(&house.coordinator, &instance),
+        Err(error) => Saga::nothing_allowed(&error.to_string()),
+    };
     Ok((etag(saga.summary.seq), Json(saga)))
 }
 
@@ -123,8 +138,14 @@ async fn show(
     responses((status = 200, description = "A page, or the stream", content(
         (Events = "application/json"), (String = "text/event-stream")))))]
 async fn events(
-    State(House { pool, streams, .. }): State<House>,
+    State(House {
+        pool,
+        streams,
+        reads,
+        ..
+    }): State<House>,
     id: RawId,
+    actor: Option<Extension<Actor>>,
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -132,14 +153,18 @@ async fn events(
     let query = EventsQuery::parse(Pairs::new(query)?)?;
     if wants_stream(&headers) {
         return match table::exists(&pool, id).await? {
-            true => stream::watch(&streams, &headers, id, query.after),
+            true => {
+                reads.record(&pool, actor, id).await;
+                stream::watch(&streams, &headers, id, query.after)
+            }
             false => Err(Problem::UnknownSaga),
         };
     }
     let mut events = table::events(&pool, id, &query).await?;
-    if events.is_empty() && table::find(&pool, id).await?.is_none() {
+    if events.is_empty() && !table::exists(&pool, id).await? {
         return Err(Problem::UnknownSaga);
     }
+    reads.record(&pool, actor, id).await;
     let more = keep(&mut events, query.limit);
     let next_after = events.last().filter(|_| more).map(|event| event.seq);
     Ok(Json(Events { events, next_after }).into_response())
@@ -194,7 +219,7 @@ async fn anomalies(
 
 /// Every version of every definition, with its sagas counted
 ///
-/// Looks at each saga.
+/// Of each status at most 10,000: `exact` says whether there are no more.
 #[utoipa::path(get, path = "/definitions", tag = "sagas", operation_id = "definitions",
     responses((status = 200, description = "By name and version", body = Definitions)))]
 async fn definitions(
@@ -215,9 +240,10 @@ async fn definitions(
             name: registered.name,
             version: registered.version,
             hash: registered.hash,
-            registered_at: registered.registered_at,
+            registered_at: registered.registered_at.into(),
             open: registered.open,
             ended: registered.ended,
+            exact: registered.exact,
         }
     });
     let items = items.collect();

@@ -1,8 +1,13 @@
 //! What is read to be shown. Nothing here locks or writes.
 
+//!
+//! Promised: a row that cannot be read is shown with its id and the reason ([`stored`](crate::stored))
+//! and hides no other; what is counted costs at most [`COUNTED`] index entries for each definition,
+//! version and status, however many sagas there are.
+
 use chrono::{DateTime, Utc};
-use serde_json::Value;
-use sqlx::{PgPool, QueryBuilder, prelude::FromRow};
+use serde_json::{Value, json};
+use sqlx::{PgPool, Postgres, QueryBuilder, prelude::FromRow};
 use uuid::Uuid;
 
 use crate::{
@@ -11,24 +16,66 @@ use crate::{
     event::Event,
     http::{
         messages::ABOUT_MESSAGES,
-        query::{AnomaliesQuery, CountQuery, EventsQuery, ListQuery},
-        view::{AnomalyView, Group, Recorded, Saga, StepView, Summary, WaitingView},
+        query::{AnomaliesQuery, CountQuery, EventsQuery, GroupBy, ListQuery},
+        view::{
+            AnomalyView, Group, Recorded, Saga, StepView, Summary, UnreadableEvent, WaitingView,
+        },
     },
+    instance::{Status, StepState},
     operation::Operation,
-    operator::table::push_selection,
+    operator::table::{push_group, push_rest, push_selection, push_started},
     origin::Origin,
-    table::{corrupt, from_json, parse_steps, waiting},
+    stored::{Moment, Unreadable, Word},
+    table::waiting,
 };
 
-const COLUMNS: &str = "id, definition, version, hash, business_key, tags, status, paused, late, reason, \
-     parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round, waiting_attempt, \
-     waiting_until, seq, created_at, updated_at, ended_at, steps, locks, data";
+/// Up to where sagas are counted: of more it is only said that there are more.
+pub(crate) const COUNTED: i64 = 10_000;
+
+/// JSON comes as text, which always arrives.
+const COLUMNS: &str = "id, definition, version, hash, business_key, tags::text as tags, status, paused, \
+     late, reason, parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round, \
+     waiting_attempt, waiting_until, seq, created_at, updated_at, ended_at, steps::text as steps, \
+     locks::text as locks, data::text as data, timers::text as timers";
 
 /// One more saga than asked for, if there are: so the caller knows whether a page follows.
+///
+/// Where a definition, a version or a status is asked for, each group of sagas that has them is read by
+/// its index, and the newest of all are the page.
 pub(crate) async fn list(pool: &PgPool, query: &ListQuery) -> Result<Vec<Saga>, Error> {
+    let selection = &query.selection;
     let mut sql = QueryBuilder::new("select ");
-    sql.push(COLUMNS).push(" from saga.instance where true");
-    push_selection(&mut sql, &query.selection);
+    match selection.is_by_group() {
+        true => {
+            sql.push("i.* from saga.instance_group cross join lateral (select ");
+            push_columns_of_group(&mut sql);
+            push_rest(&mut sql, selection);
+            push_page(&mut sql, query);
+            sql.push(") as i where true");
+            push_group(&mut sql, selection);
+            sql.push(" order by i.created_at desc, i.id desc limit ")
+                .push_bind(query.limit + 1);
+        }
+        false => {
+            sql.push(COLUMNS).push(" from saga.instance where true");
+            push_selection(&mut sql, selection);
+            push_page(&mut sql, query);
+        }
+    }
+    let rows: Vec<Row> = sql.build_query_as().fetch_all(pool).await?;
+    Ok(rows.into_iter().map(Row::parse).collect())
+}
+
+fn push_columns_of_group(sql: &mut QueryBuilder<Postgres>) {
+    sql.push(COLUMNS).push(" from saga.instance").push(OF_GROUP);
+}
+
+/// The sagas of one row of `saga.instance_group`.
+const OF_GROUP: &str = " where definition = of_definition and version = of_version \
+                        and status = of_status";
+
+/// What comes after the cursor, newest first.
+fn push_page(sql: &mut QueryBuilder<Postgres>, query: &ListQuery) {
     if let Some(after) = query.after {
         sql.push(" and (created_at, id) < (")
             .push_bind(after.created_at)
@@ -38,23 +85,64 @@ pub(crate) async fn list(pool: &PgPool, query: &ListQuery) -> Result<Vec<Saga>, 
     }
     sql.push(" order by created_at desc, id desc limit ")
         .push_bind(query.limit + 1);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(pool).await?;
-    rows.into_iter().map(Row::parse).collect()
 }
 
-/// The selected sagas, counted.
+/// The selected sagas, counted up to [`COUNTED`].
 pub(crate) async fn count(pool: &PgPool, query: &CountQuery) -> Result<Vec<Group>, Error> {
-    let by = query.group_by.as_str();
-    let mut sql = QueryBuilder::new("select ");
-    sql.push(by)
-        .push(" as value, count(*) as count from saga.instance where true");
-    push_selection(&mut sql, &query.selection);
-    sql.push(" group by 1 order by 2 desc, 1");
-    let groups: Vec<(Option<String>, i64)> = sql.build_query_as().fetch_all(pool).await?;
+    let mut sql = QueryBuilder::new("");
+    match query.selection.is_narrow() {
+        true => push_count(&mut sql, query),
+        false => push_count_by_group(&mut sql, query),
+    }
+    let groups: Vec<(Option<String>, i64, bool)> = sql.build_query_as().fetch_all(pool).await?;
     let groups = groups.into_iter();
+    let groups = groups.filter(|(_, count, _)| *count > 0);
     Ok(groups
-        .map(|(value, count)| Group { value, count })
+        .map(|(value, count, exact)| Group {
+            value,
+            count: count.min(COUNTED),
+            exact: exact && count <= COUNTED,
+        })
         .collect())
+}
+
+/// Of what an index finds by its key or its tag.
+fn push_count(sql: &mut QueryBuilder<Postgres>, query: &CountQuery) {
+    let by = query.group_by.as_str();
+    sql.push("select value, count(*), sum(count(*)) over () <= ")
+        .push_bind(COUNTED)
+        .push(" from (select ")
+        .push(by)
+        .push(" as value from saga.instance where true");
+    push_selection(sql, &query.selection);
+    sql.push(" limit ")
+        .push_bind(COUNTED + 1)
+        .push(") as found group by 1 order by 2 desc, 1");
+}
+
+/// Of each definition, version and status the newest are looked at, by their index alone where nothing
+/// else is asked for.
+fn push_count_by_group(sql: &mut QueryBuilder<Postgres>, query: &CountQuery) {
+    let value = match query.group_by {
+        GroupBy::Status => "of_status",
+        GroupBy::Definition => "of_definition",
+        GroupBy::WaitingFor => "newest.waiting_for",
+    };
+    sql.push("select value, sum(sagas)::bigint, bool_and(whole) from saga.instance_group ")
+        .push("cross join lateral (select ")
+        .push(value)
+        .push(" as value, count(*) filter (where true");
+    push_rest(sql, &query.selection);
+    sql.push(") as sagas, sum(count(*)) over () <= ")
+        .push_bind(COUNTED)
+        .push(" as whole from (select business_key, waiting_for, updated_at, created_at from saga.instance")
+        .push(OF_GROUP);
+    push_started(sql, &query.selection);
+    sql.push(" order by created_at desc, id desc limit ")
+        .push_bind(COUNTED + 1)
+        .push(") as newest group by 1) as counted where true");
+    push_group(sql, &query.selection);
+    sql.push(" group by 1 order by 2 desc, 1");
 }
 
 /// One more anomaly than asked for, if there are; the newest first.
@@ -90,32 +178,43 @@ pub(crate) async fn anomalies(
     sql.push(" order by recorded_at desc, saga_id, seq limit ")
         .push_bind(query.limit + 1);
     let rows: Vec<AnomalyRow> = sql.build_query_as().fetch_all(pool).await?;
-    rows.into_iter().map(AnomalyRow::parse).collect()
+    Ok(rows.into_iter().map(AnomalyRow::view).collect())
 }
 
-/// A definition's version with its sagas counted. Looks at each saga.
+/// A definition's version with its sagas counted up to [`COUNTED`] of each status.
 pub(crate) struct Registered {
     pub(crate) name: String,
     pub(crate) version: i32,
     pub(crate) hash: String,
-    pub(crate) registered_at: DateTime<Utc>,
+    pub(crate) registered_at: Moment,
     pub(crate) open: i64,
     pub(crate) ended: i64,
+    pub(crate) exact: bool,
 }
 
 /// Every version that somebody has started with, by name and version.
 pub(crate) async fn definitions(pool: &PgPool) -> Result<Vec<Registered>, sqlx::Error> {
+    let statuses = Status::ALL.iter().map(|status| status.as_str().to_owned());
+    let ended = Status::ALL.iter().map(|status| status.is_terminal());
     sqlx::query_as!(
         Registered,
-        r#"select d.name, d.version, d.hash, d.registered_at,
-                  coalesce(i.open, 0) as "open!", coalesce(i.ended, 0) as "ended!"
+        r#"select d.name, d.version, d.hash, d.registered_at as "registered_at: Moment",
+                  coalesce(sum(least(i.sagas, $3::bigint)) filter (where not s.ended), 0)::bigint
+                      as "open!",
+                  coalesce(sum(least(i.sagas, $3::bigint)) filter (where s.ended), 0)::bigint as "ended!",
+                  bool_and(i.sagas <= $3::bigint) as "exact!"
            from saga.definition d
-           left join (
-               select definition, version, count(*) filter (where ended_at is null) as open,
-                      count(*) filter (where ended_at is not null) as ended
-               from saga.instance group by definition, version
-           ) as i on i.definition = d.name and i.version = d.version
-           order by d.name, d.version"#
+           cross join unnest($1::text[], $2::boolean[]) as s (status, ended)
+           cross join lateral (
+               select count(*) as sagas
+               from (select from saga.instance
+                     where definition = d.name and version = d.version and status = s.status
+                     limit $3::bigint + 1) as found) as i
+           group by d.name, d.version
+           order by d.name, d.version"#,
+        &statuses.collect::<Vec<_>>(),
+        &ended.collect::<Vec<_>>(),
+        COUNTED
     )
     .fetch_all(pool)
     .await
@@ -125,27 +224,29 @@ pub(crate) async fn definitions(pool: &PgPool) -> Result<Vec<Registered>, sqlx::
 pub(crate) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Saga>, Error> {
     let row = sqlx::query_as!(
         Row,
-        "select id, definition, version, hash, business_key, tags, status, paused, late, reason,
-                parked_reason, waiting_for, waiting_step, waiting_phase, waiting_round,
-                waiting_attempt, waiting_until, seq, created_at, updated_at, ended_at, steps, locks,
-                data, timers
-         from saga.instance where id = $1",
+        r#"select id, definition, version, hash, business_key, tags::text as "tags!", status, paused,
+                  late, reason, parked_reason, waiting_for, waiting_step, waiting_phase,
+                  waiting_round, waiting_attempt, waiting_until as "waiting_until: Moment", seq,
+                  created_at as "created_at: Moment", updated_at as "updated_at: Moment",
+                  ended_at as "ended_at: Moment", steps::text as "steps!", locks::text as "locks!",
+                  data::text as "data!", timers::text as "timers!"
+           from saga.instance where id = $1"#,
         id
     )
     .fetch_optional(pool)
     .await?;
-    row.map(Row::parse).transpose()
+    Ok(row.map(Row::parse))
 }
 
-/// A saga's history from a place on; one more event than asked for, if there are.
+/// A saga's history from a place on; one more event than asked for, if there are. One that cannot be
+/// read is told by its kind, with the reason.
 pub(crate) async fn events(
     pool: &PgPool,
     id: Uuid,
     query: &EventsQuery,
 ) -> Result<Vec<Recorded>, Error> {
-    let events = sqlx::query_as!(
-        Recorded,
-        r#"select seq, recorded_at as at, body as event from saga.event
+    let rows = sqlx::query!(
+        r#"select seq, kind, recorded_at as "at: Moment", body::text as "body!" from saga.event
            where saga_id = $1 and seq > $2 order by seq limit $3"#,
         id,
         query.after,
@@ -153,15 +254,31 @@ pub(crate) async fn events(
     )
     .fetch_all(pool)
     .await?;
-    Ok(events)
+    let events = rows.into_iter();
+    Ok(events
+        .map(|row| Recorded {
+            seq: row.seq,
+            at: row.at.into(),
+            event: event(&row.kind, &row.body),
+        })
+        .collect())
+}
+
+fn event(kind: &str, body: &str) -> Value {
+    let mut unreadable = Unreadable::default();
+    let event: Value = unreadable.json("body", body);
+    match unreadable.reason() {
+        None => event,
+        Some(reason) => json!({"type": kind, "unreadable": reason}),
+    }
 }
 
 /// An event that is about a message, and where it came from.
 pub(crate) struct Correspondence {
     pub(crate) seq: i64,
     pub(crate) at: DateTime<Utc>,
-    pub(crate) event: Event,
-    pub(crate) origin: Origin,
+    /// None where it cannot be read.
+    pub(crate) told: Result<(Event, Origin), UnreadableEvent>,
 }
 
 /// As [`events`], of those that are about a message.
@@ -172,8 +289,9 @@ pub(crate) async fn correspondence(
 ) -> Result<Vec<Correspondence>, Error> {
     let kinds = ABOUT_MESSAGES.map(ToOwned::to_owned);
     let rows = sqlx::query!(
-        "select seq, recorded_at as at, body, origin from saga.event
-         where saga_id = $1 and seq > $2 and kind = any($4) order by seq limit $3",
+        r#"select seq, recorded_at as "at: Moment", body::text as "body!", origin::text as origin
+           from saga.event
+           where saga_id = $1 and seq > $2 and kind = any($4) order by seq limit $3"#,
         id,
         query.after,
         query.limit + 1,
@@ -181,40 +299,52 @@ pub(crate) async fn correspondence(
     )
     .fetch_all(pool)
     .await?;
-    let events = rows.into_iter().map(|row| {
-        let origin = row.origin.map(|origin| from_json(id, origin));
-        Ok(Correspondence {
-            seq: row.seq,
-            at: row.at,
-            event: from_json(id, row.body)?,
-            origin: origin.transpose()?.unwrap_or_default(),
-        })
+    let events = rows.into_iter().map(|row| Correspondence {
+        seq: row.seq,
+        at: row.at.into(),
+        told: told(row.seq, &row.body, row.origin.as_deref()),
     });
-    events.collect()
+    Ok(events.collect())
 }
 
-/// The answers after a place in a saga's history that say which command they answer, at most
-/// `limit`.
+fn told(seq: i64, body: &str, origin: Option<&str>) -> Result<(Event, Origin), UnreadableEvent> {
+    let unreadable = |column: &str, error: serde_json::Error| UnreadableEvent {
+        seq,
+        reason: format!("{column}: {error}"),
+    };
+    let event = serde_json::from_str(body).map_err(|error| unreadable("body", error))?;
+    let origin = origin.map(serde_json::from_str).transpose();
+    let origin = origin.map_err(|error| unreadable("origin", error))?;
+    Ok((event, origin.unwrap_or_default()))
+}
+
+/// The answers after a place in a saga's history that say which command they answer, among the next
+/// `limit` events that say where they came from.
 pub(crate) async fn answers(
     pool: &PgPool,
     id: Uuid,
     after: i64,
     limit: i64,
 ) -> Result<Vec<(Event, Origin)>, Error> {
+    let kinds = ABOUT_MESSAGES.map(ToOwned::to_owned);
+    // What an origin says is read here: a question inside of the JSON may fail for one row.
     let rows = sqlx::query!(
-        r#"select body, origin as "origin!" from saga.event
-           where saga_id = $1 and seq > $2 and origin -> 'command' is not null
+        r#"select seq, body::text as "body!", origin::text as origin from saga.event
+           where saga_id = $1 and seq > $2 and kind = any($4)
+             and kind not in ('command_sent', 'probe_sent') and origin is not null
            order by seq limit $3"#,
         id,
         after,
-        limit
+        limit,
+        &kinds[..]
     )
     .fetch_all(pool)
     .await?;
     let answers = rows
         .into_iter()
-        .map(|row| Ok((from_json(id, row.body)?, from_json(id, row.origin)?)));
-    answers.collect()
+        .filter_map(|row| told(row.seq, &row.body, row.origin.as_deref()).ok())
+        .filter(|(_, origin)| origin.command.is_some());
+    Ok(answers.collect())
 }
 
 /// Whether there is such a saga.
@@ -243,10 +373,11 @@ pub(crate) async fn histories(
     look: i64,
 ) -> Result<Vec<Happened>, Error> {
     let rows = sqlx::query!(
-        r#"select w.saga_id as "saga_id!", w.after as "after!", e.seq, e.recorded_at, e.body
+        r#"select w.saga_id as "saga_id!", w.after as "after!", e.seq, e.kind,
+                  e.recorded_at as "recorded_at: Moment", e.body::text as "body!"
            from unnest($1::uuid[], $2::bigint[]) as w (saga_id, after)
            cross join lateral (
-               select seq, recorded_at, body from saga.event
+               select seq, kind, recorded_at, body from saga.event
                where saga_id = w.saga_id and seq > w.after order by seq limit $3) as e
            order by w.saga_id, w.after, e.seq limit $4"#,
         ids,
@@ -262,8 +393,8 @@ pub(crate) async fn histories(
         after: row.after,
         recorded: Recorded {
             seq: row.seq,
-            at: row.recorded_at,
-            event: row.body,
+            at: row.recorded_at.into(),
+            event: event(&row.kind, &row.body),
         },
     });
     Ok(happened.collect())
@@ -309,7 +440,7 @@ pub(crate) async fn summaries(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Summary
         .push(") order by updated_at, id");
     let rows: Vec<Row> = sql.build_query_as().fetch_all(pool).await?;
     let rows = rows.into_iter();
-    rows.map(|row| Ok(row.parse()?.summary)).collect()
+    Ok(rows.map(|row| row.parse().summary).collect())
 }
 
 /// A row of `saga.anomaly`.
@@ -323,23 +454,22 @@ struct AnomalyRow {
     phase: String,
     round: i32,
     outcome: String,
-    recorded_at: DateTime<Utc>,
+    recorded_at: Moment,
 }
 
 impl AnomalyRow {
-    fn parse(self) -> Result<AnomalyView, Error> {
-        let id = self.saga_id;
-        Ok(AnomalyView {
-            saga_id: id,
+    fn view(self) -> AnomalyView {
+        AnomalyView {
+            saga_id: self.saga_id,
             seq: self.seq,
-            kind: self.kind.parse().map_err(|e| corrupt(id, e))?,
+            kind: self.kind.into(),
             definition: self.definition,
             step: self.step,
-            phase: self.phase.parse().map_err(|e| corrupt(id, e))?,
+            phase: self.phase.into(),
             round: self.round,
-            outcome: self.outcome.parse().map_err(|e| corrupt(id, e))?,
-            recorded_at: self.recorded_at,
-        })
+            outcome: self.outcome.into(),
+            recorded_at: self.recorded_at.into(),
+        }
     }
 }
 
@@ -350,7 +480,7 @@ struct Row {
     version: i32,
     hash: String,
     business_key: String,
-    tags: Value,
+    tags: String,
     status: String,
     paused: bool,
     late: bool,
@@ -361,26 +491,31 @@ struct Row {
     waiting_phase: Option<String>,
     waiting_round: Option<i32>,
     waiting_attempt: Option<i32>,
-    waiting_until: Option<DateTime<Utc>>,
+    waiting_until: Option<Moment>,
     seq: i64,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
-    steps: Value,
-    locks: Value,
-    data: Value,
-    #[sqlx(default)]
-    timers: Option<Value>,
+    created_at: Moment,
+    updated_at: Moment,
+    ended_at: Option<Moment>,
+    steps: String,
+    locks: String,
+    data: String,
+    timers: String,
 }
 
 impl Row {
-    fn parse(self) -> Result<Saga, Error> {
+    /// As far as it can be read.
+    fn parse(self) -> Saga {
         let id = self.id;
-        let timers = self
-            .timers
-            .map(|timers| from_json(id, timers))
-            .transpose()?;
-        let timers: Agenda = timers.unwrap_or_default();
+        let mut unreadable = Unreadable::default();
+        let status = Word::from(self.status);
+        if let Word::Unknown(word) = &status {
+            unreadable.note("status", format!("{word:?} is no status"));
+        }
+        let steps: Vec<StepState> = unreadable.json("steps", &self.steps);
+        let locks = unreadable.json("locks", &self.locks);
+        let data = unreadable.json("data", &self.data);
+        let tags = unreadable.json("tags", &self.tags);
+        let timers: Agenda = unreadable.json("timers", &self.timers);
         let until = |step: &str, phase: &str| timers.until(step, phase);
         let waiting = waiting(
             id,
@@ -389,7 +524,11 @@ impl Row {
             self.waiting_phase,
             self.waiting_round,
             self.waiting_attempt,
-        )?;
+        );
+        let waiting = waiting.unwrap_or_else(|error| {
+            unreadable.note("waiting_for or waiting_phase", error);
+            None
+        });
         let waiting = waiting.map(|waiting| {
             let operation = Operation {
                 saga_id: id,
@@ -397,42 +536,43 @@ impl Row {
                 phase: waiting.phase,
                 round: waiting.round,
             };
+            let stored = self.waiting_until.map(DateTime::from);
             WaitingView {
                 op_key: operation.key(),
-                until: until(&waiting.step, waiting.phase.as_str()).or(self.waiting_until),
+                until: until(&waiting.step, waiting.phase.as_str()).or(stored),
                 waiting,
             }
+        });
+        let steps = steps.into_iter().map(|state| StepView {
+            until: until(&state.name, state.phase().as_str()),
+            state,
         });
         let summary = Summary {
             id,
             definition: self.definition,
             version: self.version,
             business_key: self.business_key,
-            tags: from_json(id, self.tags)?,
+            tags,
             paused: self.paused,
             late: self.late,
-            status: self.status.parse().map_err(|e| corrupt(id, e))?,
+            status,
             reason: self.reason,
             parked_reason: self.parked_reason,
             waiting,
             seq: self.seq,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            ended_at: self.ended_at,
+            created_at: self.created_at.into(),
+            updated_at: self.updated_at.into(),
+            ended_at: self.ended_at.map(DateTime::from),
+            unreadable: unreadable.reason(),
         };
-        let steps = parse_steps(id, self.steps)?.into_iter();
-        let steps = steps.map(|state| StepView {
-            until: until(&state.name, state.phase().as_str()),
-            state,
-        });
-        Ok(Saga {
+        Saga {
             summary,
             hash: self.hash,
             deadline: until("", DEADLINE),
             steps: steps.collect(),
-            locks: from_json(id, self.locks)?,
-            data: self.data,
+            locks,
+            data,
             allowed_operations: Vec::new(),
-        })
+        }
     }
 }

@@ -9,11 +9,15 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
+    Error,
     event::Event,
     http::query::AnomalyKind,
     instance::{Instance, LockState, Status, StepState, Waiting},
+    intervention::OperationName,
     operation::Phase,
     operator::{AllowedOperation, Intervened},
+    stored::Word,
+    table::corrupt,
     wire::Outcome,
 };
 
@@ -32,7 +36,8 @@ pub struct Summary {
     /// Names and values to find it by.
     pub tags: BTreeMap<String, String>,
     /// Where it stands.
-    pub status: Status,
+    #[schema(value_type = Status)]
+    pub status: Word<Status>,
     /// Whether a person wants it to send nothing.
     pub paused: bool,
     /// Whether its deadline has passed.
@@ -51,6 +56,10 @@ pub struct Summary {
     pub updated_at: DateTime<Utc>,
     /// When it ended; none until then.
     pub ended_at: Option<DateTime<Utc>>,
+    /// What of its row this replica cannot read, and why: the column, then the reason. What else is
+    /// said of such a saga is what could be read. Left out where everything can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// What a saga waits for, and until when.
@@ -97,16 +106,24 @@ pub struct StepView {
 
 impl Saga {
     /// As a decision sees it.
-    pub(crate) fn instance(&self) -> Instance {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] where its row cannot be read.
+    pub(crate) fn instance(&self) -> Result<Instance, Error> {
         let summary = &self.summary;
-        Instance {
+        let reason = summary.unreadable.as_deref();
+        let (Some(status), None) = (summary.status.known(), reason) else {
+            return Err(corrupt(summary.id, reason.unwrap_or_default()));
+        };
+        Ok(Instance {
             id: summary.id,
             definition: summary.definition.clone(),
             version: summary.version,
             hash: self.hash.clone(),
             business_key: summary.business_key.clone(),
             tags: summary.tags.clone(),
-            status: summary.status,
+            status,
             paused: summary.paused,
             late: summary.late,
             reason: summary.reason.clone(),
@@ -118,7 +135,17 @@ impl Saga {
             locks: self.locks.clone(),
             ignored: 0,
             seq: summary.seq,
-        }
+        })
+    }
+
+    /// What a person may do to a saga whose row cannot be read here: each with the reason why not.
+    pub(crate) fn nothing_allowed(because: &str) -> Vec<AllowedOperation> {
+        let all = OperationName::ALL.iter().map(|name| AllowedOperation {
+            name: *name,
+            allowed: false,
+            because: Some(because.to_owned()),
+        });
+        all.collect()
     }
 }
 
@@ -139,7 +166,8 @@ pub struct Recorded {
     pub seq: i64,
     /// When it was recorded, by the database's clock.
     pub at: DateTime<Utc>,
-    /// The event: `type`, and what belongs to it.
+    /// The event: `type`, and what belongs to it. One that this replica cannot read has `unreadable`
+    /// instead, the reason.
     #[schema(value_type = Event)]
     pub event: Value,
 }
@@ -211,8 +239,20 @@ pub struct MessageView {
 pub struct Messages {
     /// In order.
     pub messages: Vec<MessageView>,
+    /// Events of this page that are about a message and cannot be read. Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableEvent>,
     /// Give it back as `after` for the next page; none on the last.
     pub next_after: Option<i64>,
+}
+
+/// An event that this replica cannot read.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UnreadableEvent {
+    /// Its number.
+    pub seq: i64,
+    /// The column, then why not.
+    pub reason: String,
 }
 
 /// Sagas by something.
@@ -223,6 +263,8 @@ pub struct Count {
     pub total: i64,
     /// The most first.
     pub groups: Vec<Group>,
+    /// Whether these are all. Of each definition, version and status at most 10,000 sagas are counted.
+    pub exact: bool,
 }
 
 /// The sagas of one sort.
@@ -233,6 +275,8 @@ pub struct Group {
     pub value: Option<String>,
     /// How many.
     pub count: i64,
+    /// Whether there are no more.
+    pub exact: bool,
 }
 
 /// What should not have happened.
@@ -243,17 +287,20 @@ pub struct AnomalyView {
     /// The event that says so.
     pub seq: i64,
     /// What.
-    pub kind: AnomalyKind,
+    #[schema(value_type = AnomalyKind)]
+    pub kind: Word<AnomalyKind>,
     /// The saga's definition.
     pub definition: String,
     /// The step.
     pub step: String,
     /// Forwards or back.
-    pub phase: Phase,
+    #[schema(value_type = Phase)]
+    pub phase: Word<Phase>,
     /// The round.
     pub round: i32,
     /// What the answer said.
-    pub outcome: Outcome,
+    #[schema(value_type = Outcome)]
+    pub outcome: Word<Outcome>,
     /// When it was recorded.
     pub recorded_at: DateTime<Utc>,
 }
@@ -291,6 +338,8 @@ pub struct DefinitionView {
     pub open: i64,
     /// Sagas that have ended and are not forgotten.
     pub ended: i64,
+    /// Whether these are all: of each status at most 10,000 are counted.
+    pub exact: bool,
     /// Whether the replica that answers can steer it.
     pub known_here: bool,
     /// The versions whose sagas can be brought to this one, as far as the replica knows.

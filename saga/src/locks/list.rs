@@ -115,7 +115,7 @@ fn claimant(claim: table::Shown) -> Claimant {
     Claimant {
         saga_id: claim.saga_id,
         units: claim.units,
-        since: claim.since,
+        since: claim.since.into(),
         position: claim.place,
     }
 }

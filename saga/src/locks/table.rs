@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgPool, PgTransaction, QueryBuilder};
 use uuid::Uuid;
 
@@ -16,6 +15,7 @@ use crate::{
         line::{Found, Own},
         list::Filter,
     },
+    stored::Moment,
 };
 
 /// How many of a line are looked at in one go. Only whoever is granted more at once needs another.
@@ -397,7 +397,7 @@ pub(crate) struct Shown {
     pub(crate) saga_id: Uuid,
     pub(crate) units: i64,
     pub(crate) waits: bool,
-    pub(crate) since: DateTime<Utc>,
+    pub(crate) since: Moment,
     /// Among those who wait, or those who hold.
     pub(crate) place: i64,
     /// How many wait, or hold.
@@ -416,7 +416,7 @@ pub(crate) async fn claims_of(
     sqlx::query_as!(
         Shown,
         r#"select resource as "resource!", saga_id as "saga_id!", units as "units!",
-                  waits as "waits!", since as "since!", place as "place!", count as "count!",
+                  waits as "waits!", since as "since!: Moment", place as "place!", count as "count!",
                   used as "used!"
            from (
              select resource, saga_id, units, state = 'waiting' as waits,
@@ -426,8 +426,9 @@ pub(crate) async fn claims_of(
                     row_number() over (partition by resource, state = 'waiting'
                                        order by position) as place,
                     count(*) over (partition by resource, state = 'waiting') as count,
-                    (coalesce(sum(units) filter (where state in ('held', 'granted'))
-                              over (partition by resource), 0))::bigint as used
+                    least(coalesce(sum(units) filter (where state in ('held', 'granted'))
+                                   over (partition by resource), 0),
+                          9223372036854775807)::bigint as used
              from saga.lock_claim where resource = any($1)
            ) as c
            where place <= $2 or saga_id = $3

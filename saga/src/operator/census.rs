@@ -1,5 +1,5 @@
-//! How many sagas wait for a person now, and how many for a replica that knows their version, as
-//! metrics: an alert about what came to be parked is over after a while, and the sagas still stand
+//! How many sagas wait for a person now, how many for a replica that knows their version, and how
+//! many replies are kept, as metrics: an alert about what came to be parked is over after a while, and the sagas still stand
 //! there.
 //!
 //! Promised: a look every [`EVERY`] by the index on the status; each look notes that the coordinator's
@@ -93,6 +93,8 @@ impl Census {
         {
             telemetry::unattended_now(definition, *version, sagas);
         }
+        let kept = table::kept_replies(&self.pool, MOST).await?;
+        telemetry::replies_kept_now(kept.replies, kept.oldest_seconds);
         self.told.clone_from(&counted);
         Ok(counted)
     }

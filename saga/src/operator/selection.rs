@@ -57,6 +57,24 @@ impl Selection {
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether an index of the key or of the tags finds what is selected.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.business_key.is_some() || self.tag.is_some()
+    }
+
+    /// Whether it is found sooner among the sagas of one definition, version and status after another
+    /// than among all.
+    pub(crate) fn is_by_group(&self) -> bool {
+        let grouped = self.definition.is_some() || self.version.is_some();
+        let by_state = self.status.is_some() || self.is_open();
+        !self.is_narrow() && (grouped || by_state)
+    }
+
+    /// Whether only what has not ended is selected.
+    pub(crate) fn is_open(&self) -> bool {
+        self.waiting_for.is_some() || self.stuck_for.is_some()
+    }
 }
 
 /// As it is asked for: `name:value`.

@@ -53,6 +53,28 @@ pub(super) async fn parked_sagas(pool: &PgPool) -> Result<BTreeMap<String, i64>,
     Ok(counts.collect())
 }
 
+/// Replies that are kept for a replica that knows their sagas' versions.
+pub(super) struct Kept {
+    /// Up to `most`.
+    pub(super) replies: i64,
+    /// How long the oldest is kept; 0 if there is none.
+    pub(super) oldest_seconds: f64,
+}
+
+/// How many replies are kept, at most `most`, and for how long the oldest.
+pub(super) async fn kept_replies(pool: &PgPool, most: i64) -> Result<Kept, Error> {
+    Ok(sqlx::query_as!(
+        Kept,
+        r#"select (select count(*) from (select from saga.pending limit $1) as found) as "replies!",
+                  coalesce((select greatest(extract(epoch from statement_timestamp() - arrived_at), 0)
+                            from saga.pending where isfinite(arrived_at) order by id limit 1),
+                           0)::float8 as "oldest_seconds!""#,
+        most
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// Notes that a replica steers these versions, where nobody has within `fresh` or is about to.
 pub(super) async fn see_definitions(
     pool: &PgPool,

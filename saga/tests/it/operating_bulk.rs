@@ -87,7 +87,10 @@ async fn some(pool: &PgPool, count: usize) -> Vec<Uuid> {
 
 async fn results(pool: &PgPool, id: Uuid) -> Vec<Option<ItemResult>> {
     let items = bulk::items(pool, id, None, 0, 1000).await.unwrap();
-    items.into_iter().map(|item| item.result).collect()
+    let results = items.into_iter().map(|item| item.result);
+    results
+        .map(|result| result.map(|word| word.known().unwrap()))
+        .collect()
 }
 
 /// What a bulk operation did by the audit: to which sagas, and the role of who wanted it.

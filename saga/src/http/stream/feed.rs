@@ -177,7 +177,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::instance::Status;
+    use crate::{instance::Status, stored::Word};
 
     fn summary(id: u128, seq: i64) -> Summary {
         Summary {
@@ -188,7 +188,7 @@ mod tests {
             tags: BTreeMap::from([("customer".to_owned(), id.to_string())]),
             paused: false,
             late: false,
-            status: Status::Running,
+            status: Word::Known(Status::Running),
             reason: None,
             parked_reason: None,
             waiting: None,
@@ -196,6 +196,7 @@ mod tests {
             created_at: DateTime::UNIX_EPOCH,
             updated_at: DateTime::UNIX_EPOCH,
             ended_at: None,
+            unreadable: None,
         }
     }
 

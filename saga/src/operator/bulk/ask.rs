@@ -1,5 +1,7 @@
 //! Asking for a bulk operation, looking first, and stopping it.
 
+use std::time::Duration;
+
 use outbox::audit::{self, Author};
 use serde::Serialize;
 use serde_json::json;
@@ -46,7 +48,7 @@ pub struct BulkRequest {
     pub allow_changed: bool,
     /// How many sagas the person saw; with another number nothing is done.
     pub expected_count: Option<i64>,
-    /// As a [`Request`]'s.
+    /// As a [`Request`]'s; of one actor.
     pub idempotency_key: String,
 }
 
@@ -141,9 +143,9 @@ pub async fn create_as(
     // One more than there may be: so that too many are noticed.
     let count = table::list_sagas(tx, id, &request.selection, MOST + 1).await?;
     if count > MOST {
-        let reason = format!("more than {MOST} sagas; select fewer");
-        return Err(wrong("selection", reason));
+        return Err(too_many());
     }
+    table::set_total(tx, id, count).await?;
     if let Some(expected) = request.expected_count.filter(|expected| *expected != count) {
         return Err(Error::CountChanged {
             expected,
@@ -161,15 +163,19 @@ pub async fn create_as(
     Ok(Created::First(bulk.ok_or(Error::UnknownBulk(id))?))
 }
 
-/// Whether nobody else is at a request under this key. Then it is the caller's until the transaction
+/// Whether nobody else is at a request of this actor under this key. Then it is the caller's until the transaction
 /// ends; if not, the same request should come again later. Without asking, [`create`] waits for
 /// whoever is at it.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn claim_key(tx: &mut PgTransaction<'_>, idempotency_key: &str) -> Result<bool, Error> {
-    table::claim_key(tx, idempotency_key).await
+pub async fn claim_key(
+    tx: &mut PgTransaction<'_>,
+    actor: &str,
+    idempotency_key: &str,
+) -> Result<bool, Error> {
+    table::claim_key(tx, actor, idempotency_key).await
 }
 
 /// What a bulk operation would do now: nothing is written.
@@ -183,7 +189,10 @@ pub async fn expect(
     request: &BulkRequest,
 ) -> Result<Expected, Error> {
     request.check()?;
-    let count = table::count_sagas(pool, &request.selection).await?;
+    let count = table::count_sagas(pool, &request.selection, MOST + 1).await?;
+    if count > MOST {
+        return Err(too_many());
+    }
     let mut sample = Vec::new();
     for saga_id in table::oldest_sagas(pool, &request.selection, SAMPLE).await? {
         let one = Request {
@@ -246,6 +255,11 @@ pub async fn cancel_as(
     table::show(&mut **tx, id)
         .await?
         .ok_or(Error::UnknownBulk(id))
+}
+
+fn too_many() -> Error {
+    let reason = format!("more than {MOST} sagas; select fewer");
+    wrong("selection", reason)
 }
 
 fn subject(id: Uuid) -> String {

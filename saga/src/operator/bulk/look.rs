@@ -11,6 +11,7 @@ use crate::{
     Error,
     intervention::OperationName,
     operator::bulk::{BulkStatus, ItemResult, table},
+    stored::Word,
 };
 
 /// One bulk operation.
@@ -19,9 +20,11 @@ pub struct Bulk {
     /// Its id.
     pub id: Uuid,
     /// What is done to each saga.
-    pub operation: OperationName,
+    #[schema(value_type = OperationName)]
+    pub operation: Word<OperationName>,
     /// Where it stands.
-    pub status: BulkStatus,
+    #[schema(value_type = BulkStatus)]
+    pub status: Word<BulkStatus>,
     /// Which sagas were asked for.
     pub selection: Value,
     /// Who asked.
@@ -42,6 +45,10 @@ pub struct Bulk {
     pub cancel_reason: Option<String>,
     /// How far it is.
     pub sagas: Counts,
+    /// Why this replica cannot carry it out: what is to be done is not what it can read. Another
+    /// replica may; else stop it. Left out where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// The sagas of a bulk operation by what became of them.
@@ -75,7 +82,8 @@ pub struct Item {
     /// The number of its last event when it was listed.
     pub expected_seq: i64,
     /// What became of it; none until its turn.
-    pub result: Option<ItemResult>,
+    #[schema(value_type = Option<ItemResult>)]
+    pub result: Option<Word<ItemResult>>,
     /// Why nothing was done.
     pub detail: Option<String>,
     /// How often it could not be done so far.

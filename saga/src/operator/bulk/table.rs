@@ -2,7 +2,8 @@
 //!
 //! Whoever holds the row of a bulk operation has its turn: its items are touched by nobody else.
 
-use serde_json::Value;
+use std::time::Duration;
+
 use sqlx::{PgExecutor, PgPool, PgTransaction, QueryBuilder};
 use uuid::Uuid;
 
@@ -18,7 +19,8 @@ use crate::{
         },
         table::{OPEN, push_selection},
     },
-    table::{corrupt, from_json},
+    stored::{Moment, Unreadable, Word},
+    table::corrupt,
 };
 
 /// Whether a bulk operation was written down.
@@ -32,11 +34,12 @@ pub(super) enum Inserted {
 /// Whether nobody else is at a request under this key: true until the transaction ends.
 pub(super) async fn claim_key(
     tx: &mut PgTransaction<'_>,
+    actor: &str,
     idempotency_key: &str,
 ) -> Result<bool, Error> {
     Ok(sqlx::query_scalar!(
         r#"select pg_try_advisory_xact_lock(hashtext('saga.bulk'), hashtext($1)) as "mine!""#,
-        idempotency_key
+        format!("{actor} {idempotency_key}")
     )
     .fetch_one(&mut **tx)
     .await?)
@@ -77,7 +80,8 @@ pub(super) async fn insert(
     }
     // A second statement, so that it sees what a concurrent one has just committed.
     let before = sqlx::query!(
-        "select id, request_hash from saga.bulk where idempotency_key = $1",
+        "select id, request_hash from saga.bulk where actor = $1 and idempotency_key = $2",
+        request.actor,
         request.idempotency_key
     )
     .fetch_one(&mut **tx)
@@ -113,11 +117,32 @@ pub(super) async fn list_sagas(
     Ok(i64::try_from(listed.rows_affected()).unwrap_or(i64::MAX))
 }
 
-/// How many sagas are selected now and have not ended.
-pub(super) async fn count_sagas(pool: &PgPool, selection: &Selection) -> Result<i64, Error> {
-    let mut sql = QueryBuilder::new("select count(*) from saga.instance where true");
+/// Says of how many sagas it is.
+pub(super) async fn set_total(
+    tx: &mut PgTransaction<'_>,
+    id: Uuid,
+    sagas: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update saga.bulk set total = $2::bigint::integer where id = $1",
+        id,
+        sagas
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// How many sagas are selected now and have not ended: at most `most` are counted.
+pub(super) async fn count_sagas(
+    pool: &PgPool,
+    selection: &Selection,
+    most: i64,
+) -> Result<i64, Error> {
+    let mut sql = QueryBuilder::new("select count(*) from (select from saga.instance where true");
     sql.push(OPEN);
     push_selection(&mut sql, selection);
+    sql.push(" limit ").push_bind(most).push(") as found");
     Ok(sql.build_query_scalar().fetch_one(pool).await?)
 }
 
@@ -164,26 +189,42 @@ pub(super) struct Running {
     pub(super) allow_changed: bool,
 }
 
-/// Takes the one that is due and has waited longest; whoever is locked is at work.
-pub(super) async fn take_running(tx: &mut PgTransaction<'_>) -> Result<Option<Running>, Error> {
+/// What is taken.
+pub(super) enum Taken {
+    /// What can be carried out.
+    Whole(Running),
+    /// What this replica cannot read.
+    Unreadable { id: Uuid, reason: String },
+}
+
+/// Takes the one that is due and has waited longest, none of those that are `left` to others; whoever
+/// is locked is at work.
+pub(super) async fn take_running(
+    tx: &mut PgTransaction<'_>,
+    left: &[Uuid],
+) -> Result<Option<Taken>, Error> {
     let row = sqlx::query!(
-        "select id, what, actor, role, reason, allow_changed from saga.bulk
-         where status = 'running' and next_at <= clock_timestamp()
-         order by next_at limit 1 for update skip locked"
+        r#"select id, what::text as "what!", actor, role, reason, allow_changed from saga.bulk
+           where status = 'running' and next_at <= clock_timestamp() and id <> all ($1)
+           order by next_at limit 1 for update skip locked"#,
+        left
     )
     .fetch_optional(&mut **tx)
     .await?;
-    let running = row.map(|row| {
-        Ok(Running {
+    Ok(row.map(|row| match serde_json::from_str(&row.what) {
+        Ok(what) => Taken::Whole(Running {
             id: row.id,
-            what: from_json(row.id, row.what)?,
+            what,
             actor: row.actor,
             role: row.role,
             reason: row.reason,
             allow_changed: row.allow_changed,
-        })
-    });
-    running.transpose()
+        }),
+        Err(error) => Taken::Unreadable {
+            id: row.id,
+            reason: error.to_string(),
+        },
+    }))
 }
 
 /// The saga whose turn it is.
@@ -211,7 +252,7 @@ pub(super) async fn next_turn(
     .await
 }
 
-/// Writes down what became of one.
+/// Writes down what became of one, and counts it.
 pub(super) async fn settle(
     tx: &mut PgTransaction<'_>,
     bulk_id: Uuid,
@@ -220,8 +261,17 @@ pub(super) async fn settle(
     detail: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "update saga.bulk_item set result = $3, detail = $4, done_at = clock_timestamp()
-         where bulk_id = $1 and position = $2 and result is null",
+        "with settled as (
+             update saga.bulk_item set result = $3, detail = $4, done_at = clock_timestamp()
+             where bulk_id = $1 and position = $2 and result is null
+             returning bulk_id)
+         update saga.bulk
+         set done = done + case $3 when 'done' then 1 else 0 end,
+             refused = refused + case $3 when 'refused' then 1 else 0 end,
+             changed = changed + case $3 when 'changed' then 1 else 0 end,
+             gone = gone + case $3 when 'gone' then 1 else 0 end,
+             failed = failed + case $3 when 'failed' then 1 else 0 end
+         from settled where bulk.id = settled.bulk_id",
         bulk_id,
         position,
         result.as_str(),
@@ -284,55 +334,60 @@ pub(super) async fn end_or_wait(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<
     Ok(status == BulkStatus::Done.as_str())
 }
 
-/// How one stands.
-pub(super) async fn show(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Bulk>, Error> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"select id, operation, status, selection, actor, reason, per_second, allow_changed,
-                  created_at, ended_at, cancelled_by, cancel_reason, total as "total!",
-                  done as "done!", refused as "refused!", changed as "changed!", gone as "gone!",
-                  failed as "failed!"
-           from saga.bulk
-           cross join lateral (
-               select count(*) as total,
+/// Counts once more what became of its sagas: a replica of another release may have settled some
+/// without counting.
+pub(super) async fn count_again(tx: &mut PgTransaction<'_>, id: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update saga.bulk
+         set total = items.total, done = items.done, refused = items.refused,
+             changed = items.changed, gone = items.gone, failed = items.failed
+         from (select count(*) as total,
                       count(*) filter (where result = 'done') as done,
                       count(*) filter (where result = 'refused') as refused,
                       count(*) filter (where result = 'changed') as changed,
                       count(*) filter (where result = 'gone') as gone,
                       count(*) filter (where result = 'failed') as failed
-               from saga.bulk_item where bulk_id = bulk.id) as items
-           where id = $1"#,
+               from saga.bulk_item where bulk_id = $1) as items
+         where id = $1",
+        id
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// How one stands.
+pub(super) async fn show(executor: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Bulk>, Error> {
+    let row = sqlx::query_as!(
+        Row,
+        r#"select id, what::text as "what!", operation, status, selection::text as "selection!",
+                  actor, reason, per_second, allow_changed, created_at as "created_at: Moment",
+                  ended_at as "ended_at: Moment", cancelled_by, cancel_reason, total, done, refused,
+                  changed, gone, failed
+           from saga.bulk where id = $1"#,
         id
     )
     .fetch_optional(executor)
     .await?;
-    row.map(Row::parse).transpose()
+    Ok(row.map(Row::parse))
 }
 
 /// How the newest stand.
 pub(super) async fn list(pool: &PgPool, limit: i64) -> Result<Vec<Bulk>, Error> {
     let rows = sqlx::query_as!(
         Row,
-        r#"select id, operation, status, selection, actor, reason, per_second, allow_changed,
-                  created_at, ended_at, cancelled_by, cancel_reason, total as "total!",
-                  done as "done!", refused as "refused!", changed as "changed!", gone as "gone!",
-                  failed as "failed!"
-           from (select * from saga.bulk order by created_at desc, id desc limit $1) as bulk
-           cross join lateral (
-               select count(*) as total,
-                      count(*) filter (where result = 'done') as done,
-                      count(*) filter (where result = 'refused') as refused,
-                      count(*) filter (where result = 'changed') as changed,
-                      count(*) filter (where result = 'gone') as gone,
-                      count(*) filter (where result = 'failed') as failed
-               from saga.bulk_item where bulk_id = bulk.id) as items
-           order by created_at desc, id desc"#,
+        r#"select id, what::text as "what!", operation, status, selection::text as "selection!",
+                  actor, reason, per_second, allow_changed, created_at as "created_at: Moment",
+                  ended_at as "ended_at: Moment", cancelled_by, cancel_reason, total, done, refused,
+                  changed, gone, failed
+           from saga.bulk order by created_at desc, id desc limit $1"#,
         limit
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Row::parse).collect()
+    Ok(rows.into_iter().map(Row::parse).collect())
 }
+
 
 /// Its sagas in order, after a position, of one result or of any.
 pub(super) async fn items(
@@ -343,10 +398,11 @@ pub(super) async fn items(
     limit: i64,
 ) -> Result<Vec<Item>, Error> {
     let rows = sqlx::query!(
-        "select position, saga_id, expected_seq, result, detail, failures, done_at
-         from saga.bulk_item
-         where bulk_id = $1 and position > $2 and ($3::text is null or result = $3)
-         order by position limit $4",
+        r#"select position, saga_id, expected_seq, result, detail, failures,
+                  done_at as "done_at: Moment"
+           from saga.bulk_item
+           where bulk_id = $1 and position > $2 and ($3::text is null or result = $3)
+           order by position limit $4"#,
         bulk_id,
         after,
         result.map(ItemResult::as_str),
@@ -354,67 +410,71 @@ pub(super) async fn items(
     )
     .fetch_all(pool)
     .await?;
-    let items = rows.into_iter().map(|row| {
-        let result = row.result.map(|result| result.parse()).transpose();
-        Ok(Item {
-            position: row.position,
-            saga_id: row.saga_id,
-            expected_seq: row.expected_seq,
-            result: result.map_err(|error| corrupt(row.saga_id, error))?,
-            detail: row.detail,
-            failures: row.failures,
-            done_at: row.done_at,
-        })
+    let items = rows.into_iter().map(|row| Item {
+        position: row.position,
+        saga_id: row.saga_id,
+        expected_seq: row.expected_seq,
+        result: row.result.map(Word::from),
+        detail: row.detail,
+        failures: row.failures,
+        done_at: row.done_at.map(Into::into),
     });
-    items.collect()
+    Ok(items.collect())
 }
 
 struct Row {
     id: Uuid,
+    what: String,
     operation: String,
     status: String,
-    selection: Value,
+    selection: String,
     actor: String,
     reason: String,
     per_second: i32,
     allow_changed: bool,
-    created_at: chrono::DateTime<chrono::Utc>,
-    ended_at: Option<chrono::DateTime<chrono::Utc>>,
+    created_at: Moment,
+    ended_at: Option<Moment>,
     cancelled_by: Option<String>,
     cancel_reason: Option<String>,
-    total: i64,
-    done: i64,
-    refused: i64,
-    changed: i64,
-    gone: i64,
-    failed: i64,
+    total: i32,
+    done: i32,
+    refused: i32,
+    changed: i32,
+    gone: i32,
+    failed: i32,
 }
 
 impl Row {
-    fn parse(self) -> Result<Bulk, Error> {
+    fn parse(self) -> Bulk {
+        let mut unreadable = Unreadable::default();
+        if let Err(error) = serde_json::from_str::<What>(&self.what) {
+            unreadable.note("what", error);
+        }
+        let selection = unreadable.json("selection", &self.selection);
         let settled = self.done + self.refused + self.changed + self.gone + self.failed;
-        Ok(Bulk {
+        Bulk {
             id: self.id,
-            operation: self.operation.parse().map_err(|e| corrupt(self.id, e))?,
-            status: self.status.parse().map_err(|e| corrupt(self.id, e))?,
-            selection: self.selection,
+            operation: self.operation.into(),
+            status: self.status.into(),
+            selection,
             actor: self.actor,
             reason: self.reason,
             per_second: self.per_second,
             allow_changed: self.allow_changed,
-            created_at: self.created_at,
-            ended_at: self.ended_at,
+            created_at: self.created_at.into(),
+            ended_at: self.ended_at.map(Into::into),
             cancelled_by: self.cancelled_by,
             cancel_reason: self.cancel_reason,
             sagas: Counts {
-                total: self.total,
-                pending: self.total - settled,
-                done: self.done,
-                refused: self.refused,
-                changed: self.changed,
-                gone: self.gone,
-                failed: self.failed,
+                total: self.total.into(),
+                pending: (self.total - settled).into(),
+                done: self.done.into(),
+                refused: self.refused.into(),
+                changed: self.changed.into(),
+                gone: self.gone.into(),
+                failed: self.failed.into(),
             },
-        })
+            unreadable: unreadable.reason(),
+        }
     }
 }

@@ -1,7 +1,12 @@
 //! Carries bulk operations out, one saga after another.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
+use outbox::caught;
 use sqlx::{PgPool, PgTransaction};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +19,7 @@ use crate::{
         Request,
         bulk::{
             ItemResult,
-            table::{self, Running, Turn},
+            table::{self, Running, Taken, Turn},
         },
         intervene::intervene_as,
     },
@@ -29,6 +34,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 /// How often a saga is tried whose intervention fails for a cause that may pass.
 const ATTEMPTS: i32 = 8;
+/// How long this replica leaves a bulk operation alone that it cannot carry out: another one may know
+/// what is to be done.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
 
 /// What one look came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +55,19 @@ pub enum Worked {
 pub struct Bulks {
     coordinator: Coordinator,
     pool: PgPool,
+    /// Those that this replica cannot carry out, and since when it leaves them alone.
+    left: Mutex<BTreeMap<Uuid, Instant>>,
 }
 
 impl Bulks {
     /// With the definitions of this coordinator.
     #[must_use]
     pub fn new(coordinator: Coordinator, pool: PgPool) -> Self {
-        Self { coordinator, pool }
+        Self {
+            coordinator,
+            pool,
+            left: Mutex::default(),
+        }
     }
 
     /// Carries out what is pending, until told to stop. A transaction once begun is finished.
@@ -76,18 +90,51 @@ impl Bulks {
         }
     }
 
-    /// Gives one saga its turn, of the bulk operation that has waited longest.
+    /// Gives one saga its turn, of the bulk operation that has waited longest. One that cannot be read,
+    /// or fails for a reason of its own, is left alone for a minute and holds up no other.
     ///
     /// # Errors
     ///
     /// The database's. A saga that cannot be intervened in is no error here: that is its result.
     pub async fn run_once(&self) -> Result<Worked, Error> {
         let mut tx = self.pool.begin_with(sagas::BEGIN).await?;
-        let Some(bulk) = table::take_running(&mut tx).await? else {
-            return Ok(Worked::Idle);
+        let bulk = match table::take_running(&mut tx, &self.left()).await? {
+            None => return Ok(Worked::Idle),
+            Some(Taken::Whole(bulk)) => bulk,
+            Some(Taken::Unreadable { id, reason }) => {
+                tx.rollback().await?;
+                self.leave_alone(id, &reason);
+                return Ok(Worked::Postponed);
+            }
         };
+        match self.take_turn(tx, &bulk).await {
+            Err(error) if !error.is_transient() => {
+                self.leave_alone(bulk.id, &error.to_string());
+                Ok(Worked::Postponed)
+            }
+            worked => worked,
+        }
+    }
+
+    /// Those that are left alone now.
+    fn left(&self) -> Vec<Uuid> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|_, since| since.elapsed() < LEFT_ALONE);
+        left.keys().copied().collect()
+    }
+
+    fn leave_alone(&self, id: Uuid, reason: &str) {
+        warn!(bulk_id = %id, reason, "a bulk operation cannot be carried out here");
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.insert(id, Instant::now());
+    }
+
+    async fn take_turn(&self, mut tx: PgTransaction<'_>, bulk: &Running) -> Result<Worked, Error> {
         let Some(turn) = table::next_turn(&mut tx, bulk.id).await? else {
             let ended = table::end_or_wait(&mut tx, bulk.id).await?;
+            if ended {
+                table::count_again(&mut tx, bulk.id).await?;
+            }
             tx.commit().await?;
             if ended {
                 info!(bulk_id = %bulk.id, "a bulk operation is done");
@@ -96,7 +143,7 @@ impl Bulks {
             return Ok(Worked::Idle);
         };
         let span = info_span!("saga.bulk", bulk_id = %bulk.id, saga_id = %turn.saga_id);
-        self.take(tx, &bulk, &turn).instrument(span).await
+        self.take(tx, bulk, &turn).instrument(span).await
     }
 
     async fn take(
@@ -106,18 +153,19 @@ impl Bulks {
         turn: &Turn,
     ) -> Result<Worked, Error> {
         let (request, role) = (request(bulk, turn), bulk.role.as_deref());
-        let (result, detail) =
-            match intervene_as(&mut tx, &self.coordinator, turn.saga_id, &request, role).await {
-                Ok(_) => (ItemResult::Done, None),
-                // Nothing was written: the result goes into the same transaction.
-                Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
-                Err(error @ Error::Stale { .. }) => (ItemResult::Changed, Some(error.to_string())),
-                Err(Error::UnknownSaga(_)) => (ItemResult::Gone, None),
-                Err(error) => {
-                    tx.rollback().await?;
-                    return self.put_off(bulk, turn, &error).await;
-                }
-            };
+        let intervening = intervene_as(&mut tx, &self.coordinator, turn.saga_id, &request, role);
+        let (result, detail) = match caught(intervening).await {
+            Ok(_) => (ItemResult::Done, None),
+            // Nothing was written: the result goes into the same transaction.
+            Err(Error::NotAllowed { reason, .. }) => (ItemResult::Refused, Some(reason)),
+            Err(error @ Error::Stale { .. }) => (ItemResult::Changed, Some(error.to_string())),
+            Err(Error::UnknownSaga(_)) => (ItemResult::Gone, None),
+            Err(error) => {
+                tx.rollback().await?;
+                return self.put_off(bulk, turn, &error).await;
+            }
+        };
+        let detail = detail.map(|detail| stored(&detail));
         table::settle(&mut tx, bulk.id, turn.position, result, detail.as_deref()).await?;
         table::pace(&mut tx, bulk.id).await?;
         tx.commit().await?;
@@ -168,6 +216,11 @@ fn key(bulk: Uuid) -> String {
 fn detail(error: &Error) -> String {
     match error {
         Error::Outbox(_) => "the database or a hook refused; the log tells".to_owned(),
-        error => error.to_string(),
+        error => stored(&error.to_string()),
     }
+}
+
+/// A reason as a column takes it: somebody's words may hold what PostgreSQL does not keep.
+fn stored(reason: &str) -> String {
+    reason.replace('\0', "\u{fffd}")
 }
