@@ -23,6 +23,7 @@ mod plans;
 mod reading;
 mod roles;
 mod scripted;
+mod sick_rows;
 mod trials;
 mod watchdog;
 mod world;

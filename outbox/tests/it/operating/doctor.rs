@@ -240,7 +240,7 @@ async fn a_relay_that_is_missing_hangs_or_is_paused_is_noticed() {
     relay.stop().await;
     run(
         pool,
-        "update outbox.relay set owner = 'hung', lease_until = now() + interval '1 hour', written_at = now() - interval '1 minute'",
+        "update outbox.relay set owner = 'hung', lease_until = now() + interval '1 hour', lease_length = interval '1 hour', written_at = now() - interval '1 minute'",
     )
     .await;
     let finding = ask(pool, "relay", limits).await;
