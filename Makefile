@@ -9,7 +9,9 @@ FEATURES := --features outbox/relay-bin,outbox/crash-points
 # Java for Kafka, Caddy, promtool, Helm: installed where that takes no question; else it is said.
 TOOLS := ./testbed/install-tools
 # Everything that runs as a process of its own.
-BINARIES := cargo build --quiet --workspace --bins $(FEATURES)
+BINARIES := cargo build --workspace --bins $(FEATURES)
+# Said once, before the first build; cargo then names each crate as it compiles it.
+first_build = @[ -d target/debug/deps ] || echo "First build: $(1) on two cores; seconds from then on."
 
 .PHONY: help demo up down test trials check deny bench sqlx-prepare
 
@@ -17,10 +19,12 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 demo: ## the shop in one process, four orders told as they happen; ONCE=1 ends by itself
-	@cargo run --quiet --package demo -- $(if $(ONCE),--once)
+	$(call first_build,about 400 crates in five minutes)
+	@cargo run --package demo $(FEATURES) -- $(if $(ONCE),--once)
 
 up: ## Postgres, Kafka, four relays, four services and the gateway in the background; TWO=1 with two order-services
 	@$(TOOLS) kafka gateway
+	$(call first_build,about 500 crates in seven minutes)
 	@$(BINARIES)
 	@$(TESTBED) up $(if $(TWO),--second-order-service)
 
@@ -30,10 +34,12 @@ down: ## stop what `make up` started
 
 test: ## everything, on a real Kafka and Postgres started for it; of the fault trials the short forms
 	@$(TOOLS) kafka gateway rules chart browser fuzz
+	$(call first_build,about 500 crates in seven minutes, and as long again for the tests)
 	@$(BINARIES)
-	$(TESTBED) run -- cargo test --workspace $(FEATURES) -- --skip trials::
-	@# One at a time: each takes a server or a broker of its own, and time is part of what it looks at.
-	TRIALS=short $(TESTBED) run -- cargo test --workspace $(FEATURES) --test it -- --test-threads=1 trials::
+	@# The trials one at a time: each takes a server or a broker of its own, and time is part of what it looks at.
+	@./testbed/run-tests \
+		"$(TESTBED) run -- cargo test --workspace --no-fail-fast $(FEATURES) -- --skip trials::" \
+		"TRIALS=short $(TESTBED) run -- cargo test --workspace --no-fail-fast $(FEATURES) --test it -- --test-threads=1 trials::"
 
 trials: ## the fault trials in their long forms, and a table; TRIALS=short, TRIAL=name, TRIALS_SEED=n
 	@$(TOOLS) kafka

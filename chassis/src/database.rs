@@ -94,6 +94,19 @@ pub fn pool(url: &DatabaseUrl, connections: u32, application_name: &str) -> PgPo
         .connect_lazy_with(options(url, application_name))
 }
 
+/// One connection to the database of `pool`, for who must not wait behind its borrowers: a pool of its own,
+/// which connects when first used. Named after the pool's with `purpose`.
+#[must_use]
+pub fn own(pool: &PgPool, purpose: &str) -> PgPool {
+    let options = PgConnectOptions::clone(&pool.connect_options());
+    let name = options.get_application_name().unwrap_or_default();
+    let name = format!("{name} {purpose}");
+    PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.application_name(&name))
+}
+
 /// Whether no transaction is open: inside one `now()` stands still at its beginning. By the
 /// simple protocol, because sqlx's own idea of the connection's state is what is in doubt.
 async fn is_clean(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
@@ -162,9 +175,9 @@ pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("select 1").execute(pool).await.map(|_| ())
 }
 
-/// Whether the database itself is away, full or giving up, so that the same may succeed later.
-/// SQLSTATE classes: 08 connection, 25006 takes no writes, 28 and 3D refused, 40 rollback (serialization, deadlock), 53 resources, 55 object
-/// not in the needed state, 57 operator intervention (also `statement_timeout`), 58 system.
+/// Whether the same request may succeed later, because the database is away, full, busy or giving up: what
+/// is answered 503. By SQLSTATE classes; `outbox::fault` says more finely whose fault a state is, and a test
+/// holds the two against each other.
 #[must_use]
 pub fn is_outage(error: &sqlx::Error) -> bool {
     match error {

@@ -7,8 +7,10 @@
 //! | `/metrics` | Prometheus text |
 //!
 //! **Promised**: `/readyz` answers within a second and a bit whatever hangs: checks run at the
-//! same time, each for [`CHECK_TIMEOUT`] at most; one that panics is failing. **Not promised**:
-//! that a ready service stays so until the request arrives. **What if** the database is away at
+//! same time, each for [`CHECK_TIMEOUT`] at most; one that panics is failing. However many ask, a check
+//! runs once in [`FRESH`], and that of the database on a connection of its own: a crowd of requests that
+//! wait for the pool is not a dead service. **Not promised**: that a ready service stays so until the
+//! request arrives. **What if** the database is away at
 //! start: HTTP is up before it, `/healthz` is 200 and `/readyz` 503.
 
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,7 +40,10 @@ use crate::database;
 /// How long a check may take before it counts as failing.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, String>> + Send + Sync>;
+/// For how long a check's outcome is given to others who ask.
+pub const FRESH: Duration = Duration::from_secs(1);
+
+type Check = Arc<dyn Fn() -> BoxFuture<'static, Checked> + Send + Sync>;
 
 /// What must be well for the service to work, by name. Clones are the same registry, so a check
 /// may be added when the part it looks at comes to life. Without checks the answer is `ready`.
@@ -87,41 +94,64 @@ impl Readiness {
         Self::default()
     }
 
-    /// Adds a check, or replaces the one of this name. It runs at each `/readyz`, is dropped after
-    /// [`CHECK_TIMEOUT`], and what it returns is public: no secrets.
+    /// Adds a check, or replaces the one of this name. It runs when `/readyz` is asked and its last outcome
+    /// is older than [`FRESH`], is dropped after [`CHECK_TIMEOUT`], and what it returns is public: no secrets.
     pub fn add<F, E>(&self, name: impl Into<String>, check: impl Fn() -> F + Send + Sync + 'static)
     where
         F: Future<Output = Result<Value, E>> + Send + 'static,
         E: Display,
     {
-        let check: Check = Arc::new(move || {
-            let outcome = check();
-            async move { outcome.await.map_err(|error| error.to_string()) }.boxed()
+        let check = Arc::new(check);
+        let last: Arc<Mutex<Option<(Instant, Checked)>>> = Arc::default();
+        self.insert(name.into(), move || {
+            let (check, last) = (Arc::clone(&check), Arc::clone(&last));
+            async move {
+                // Who asks while it runs waits for its outcome.
+                let mut last = last.lock().await;
+                match &*last {
+                    Some((at, checked)) if at.elapsed() < FRESH => checked.clone(),
+                    _ => {
+                        let checked = run(&*check).await;
+                        *last = Some((Instant::now(), checked.clone()));
+                        checked
+                    }
+                }
+            }
+            .boxed()
         });
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.into(), check);
+    }
+
+    fn insert(
+        &self,
+        name: String,
+        check: impl Fn() -> BoxFuture<'static, Checked> + Send + Sync + 'static,
+    ) {
+        let mut checks = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        checks.insert(name, Arc::new(check));
     }
 
     /// Adds a check that fails until [`Gate::open`], for steps of a start.
     pub fn gate(&self, name: impl Into<String>, waiting_for: &str) -> Gate {
-        let gate = Gate(Arc::new(RwLock::new(Some(waiting_for.to_owned()))));
+        let gate = Gate(Arc::new(watch::Sender::new(Some(waiting_for.to_owned()))));
         let asked = gate.clone();
-        self.add(name, move || {
-            let waiting_for = asked.waiting_for();
-            async move { waiting_for.map_or(Ok(json!("done")), Err) }
+        self.insert(name.into(), move || {
+            let checked = match asked.waiting_for() {
+                None => Checked::Ok(json!("done")),
+                Some(what) => Checked::Failing(json!(what)),
+            };
+            async { checked }.boxed()
         });
         gate
     }
 
-    /// Adds the check `database`: does it answer through `pool`?
-    pub fn add_database(&self, pool: &PgPool) {
-        let pool = pool.clone();
+    /// Adds the check `database`: does it answer, on the connection `own` (see [`database::own`])? The
+    /// detail counts the connections of `pool`.
+    pub fn add_database(&self, pool: &PgPool, own: &PgPool) {
+        let (pool, own) = (pool.clone(), own.clone());
         self.add("database", move || {
-            let pool = pool.clone();
+            let (pool, own) = (pool.clone(), own.clone());
             async move {
-                let pinged = database::ping(&pool).await;
+                let pinged = database::ping(&own).await;
                 let detail = json!({"connections": pool.size(), "idle": pool.num_idle()});
                 pinged
                     .map(|()| detail)
@@ -140,7 +170,7 @@ impl Readiness {
     pub async fn report_without(&self, excluded: &[String]) -> Report {
         let mut checks = self.checks();
         checks.retain(|name, _| !excluded.contains(name));
-        let outcomes = join_all(checks.values().map(run)).await;
+        let outcomes = join_all(checks.values().map(|check| check())).await;
         let checks: BTreeMap<_, _> = checks.into_keys().zip(outcomes).collect();
         let ready = checks
             .values()
@@ -161,11 +191,15 @@ impl Readiness {
     }
 }
 
-async fn run(check: &Check) -> Checked {
+async fn run<F, E>(check: &(impl Fn() -> F + Sync)) -> Checked
+where
+    F: Future<Output = Result<Value, E>> + Send,
+    E: Display,
+{
     let outcome = AssertUnwindSafe(async { check().await }).catch_unwind();
     match tokio::time::timeout(CHECK_TIMEOUT, outcome).await {
         Ok(Ok(Ok(detail))) => Checked::Ok(detail),
-        Ok(Ok(Err(reason))) => Checked::Failing(json!(reason)),
+        Ok(Ok(Err(reason))) => Checked::Failing(json!(reason.to_string())),
         Ok(Err(_)) => Checked::Failing(json!("the check panicked")),
         Err(_) => Checked::Failing(json!(format!("no answer within {CHECK_TIMEOUT:?}"))),
     }
@@ -173,7 +207,7 @@ async fn run(check: &Check) -> Checked {
 
 /// A step of a start, as readiness shows it. Clones are the same gate.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<RwLock<Option<String>>>);
+pub struct Gate(Arc<watch::Sender<Option<String>>>);
 
 impl Gate {
     /// Says what is being waited for now.
@@ -186,15 +220,20 @@ impl Gate {
         self.set(None);
     }
 
-    fn set(&self, waiting_for: Option<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = waiting_for;
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        // The sender is here: it cannot be gone.
+        let _ = self.0.subscribe().wait_for(Option::is_none).await;
     }
 
-    fn waiting_for(&self) -> Option<String> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What is being waited for; `None` once it is open.
+    #[must_use]
+    pub fn waiting_for(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    fn set(&self, waiting_for: Option<String>) {
+        self.0.send_replace(waiting_for);
     }
 }
 

@@ -43,15 +43,21 @@ pub(crate) struct Author {
 
 /// Arguments that make no sense together. The program exits with 2, as after one that is wrong alone.
 #[derive(Debug)]
-pub(crate) struct Usage(pub(crate) &'static str);
+pub(crate) struct Usage(pub(crate) String);
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(&self.0)
     }
 }
 
 impl std::error::Error for Usage {}
+
+impl Usage {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
 
 /// Says what to do about the failures that everybody meets. `roles` may do what was tried.
 pub(crate) fn explain(error: Error, roles: &str) -> Error {

@@ -33,8 +33,8 @@ struct Arguments {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 refused or failed, and `migrate status` where something is pending or changed; \
-2 wrong arguments; 3 `--wait` took longer than --timeout, and `doctor` found a problem.";
+Exit status: 0 done; 1 refused or failed, also where there is no connection; 2 wrong arguments; \
+3 `--wait` took longer than --timeout, `doctor` found a problem, or `migrate status` something pending or changed.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -25,7 +25,8 @@ const PAGE: &str = "200";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// What could not be sent or handled, in the order of parking: the outbox's, then the inbox's.
-    Ls(ListArguments),
+    #[command(visible_alias = "ls")]
+    List(ListArguments),
     /// One message, with everything but its payload.
     Show(ShowArguments),
     /// Asks that messages be sent or handled again. Those behind a refused one follow it by themselves.
@@ -173,7 +174,7 @@ impl Filters {
 /// Runs a command and says what to exit with.
 pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Ls(arguments) => list(arguments).await,
+        Command::List(arguments) => list(arguments).await,
         Command::Show(arguments) => show(arguments).await,
         Command::Replay(ReplayArguments { act, wait }) => replay(act, wait).await,
         Command::Discard(arguments) => discard(arguments).await,
@@ -246,7 +247,7 @@ async fn show(arguments: ShowArguments) -> Result<()> {
 
 async fn replay(arguments: ActArguments, wait: Wait) -> Result<()> {
     if arguments.dry_run && wait.wait {
-        return Err(Usage("--wait has nothing to wait for after --dry-run").into());
+        return Err(Usage::new("--wait has nothing to wait for after --dry-run").into());
     }
     let service = arguments.common.service()?;
     let Some(chosen) = arguments.choose(&service, Act::Replay).await? else {
@@ -291,7 +292,7 @@ impl ActArguments {
             (false, true) => Some("say which messages: their ids, or --all"),
         };
         if let Some(wrong) = wrong {
-            return Err(Usage(wrong).into());
+            return Err(Usage::new(wrong).into());
         }
         let chosen = match self.all {
             true => everything(service, &self.filters, act).await?,

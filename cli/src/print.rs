@@ -10,6 +10,9 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use outbox::operator::Payload;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
+
+use crate::arguments::Usage;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -40,21 +43,34 @@ impl Table {
 
     /// Each column is as wide as its widest cell; the last one is not filled up.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let columns = self.0.first().map_or(0, Vec::len);
-        let width = |column: usize| {
-            let cells = self.0.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<_> = (0..columns).map(width).collect();
+        self.lines_below(&mut Vec::new())
+    }
+
+    /// As [`lines`](Self::lines), below a table of these widths, if there was one: without the heading, in the
+    /// same columns where the cells fit.
+    pub(crate) fn lines_below(&self, widths: &mut Vec<usize>) -> Vec<String> {
+        let heading = usize::from(!widths.is_empty());
+        let rows: Vec<Vec<String>> = self.0.iter().skip(heading).map(printable_cells).collect();
+        widths.resize(self.0.first().map_or(0, Vec::len), 0);
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.width().max(*width);
+            }
+        }
         let line = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths);
+            let cells = row.iter().zip(&*widths);
             let text: String = cells
-                .map(|(cell, width)| format!("{cell:width$}  "))
+                .map(|(cell, width)| format!("{cell}{}", " ".repeat(width - cell.width() + 2)))
                 .collect();
             text.trim_end().to_owned()
         };
-        self.0.iter().map(line).collect()
+        rows.iter().map(line).collect()
     }
+}
+
+/// As they will be shown, because their widths are measured.
+fn printable_cells(row: &Vec<String>) -> Vec<String> {
+    row.iter().map(|cell| printable(cell)).collect()
 }
 
 /// Facts about one thing, a line each.
@@ -104,9 +120,18 @@ pub(crate) fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Control characters of somebody's key must not reach the terminal.
+/// Control characters of somebody's key must not reach the terminal, nor what changes the direction or the
+/// lines of the text around it, nor what nobody sees.
 pub(crate) fn printable(text: &str) -> String {
-    let safe = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let safe = |c: char| match c {
+        '\u{61c}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
     text.chars().map(safe).collect()
 }
 
@@ -136,7 +161,8 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<()> {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("this would {what}; say --yes to do it, or --dry-run to look only");
+        let text = format!("this would {what}; say --yes to do it, or --dry-run to look only");
+        return Err(Usage::new(text).into());
     }
     eprint!("{what}? [y/N] ");
     let mut answer = String::new();
@@ -194,8 +220,35 @@ mod tests {
     }
 
     #[test]
+    fn a_column_is_as_wide_as_its_cells_on_the_screen() {
+        let mut table = Table::new(["key", "topic"]);
+        table.row(["注文".to_owned(), "x".to_owned()]);
+        table.row(["e\u{301}e\u{301}".to_owned(), "y".to_owned()]);
+        assert_eq!(
+            table.lines(),
+            ["key   topic", "注文  x", "e\u{301}e\u{301}    y"]
+        );
+    }
+
+    #[test]
+    fn a_table_that_goes_on_has_one_heading_and_keeps_its_columns() {
+        let mut widths = Vec::new();
+        let mut first = Table::new(["key", "topic"]);
+        first.row(["12345678".to_owned(), "x".to_owned()]);
+        assert_eq!(
+            first.lines_below(&mut widths),
+            ["key       topic", "12345678  x"]
+        );
+        let mut more = Table::new(["key", "topic"]);
+        more.row(["1".to_owned(), "y".to_owned()]);
+        assert_eq!(more.lines_below(&mut widths), ["1         y"]);
+    }
+
+    #[test]
     fn a_key_cannot_command_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\nc"), "a\u{fffd}[31mb\u{fffd}c");
+        let turned = "a\u{202e}b\u{2066}c\u{200f}d\u{2028}e\u{feff}";
+        assert_eq!(printable(turned).matches('\u{fffd}').count(), 5);
         let lines = "a\u{1b}[31mb\nc\u{7}";
         assert_eq!(printable_lines(lines), "a\u{fffd}[31mb\nc\u{fffd}");
     }

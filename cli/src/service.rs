@@ -99,7 +99,7 @@ impl Common {
         let token = token.trim();
         let is_plain = |byte: u8| byte.is_ascii_graphic();
         if token.is_empty() || !token.bytes().all(is_plain) {
-            let wrong = Usage("a token is one word of plain characters");
+            let wrong = Usage::new("a token is one word of plain characters");
             return Err(Error::new(wrong).context(format!("{place} holds none")));
         }
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))?;
@@ -229,7 +229,7 @@ impl Service {
         match url.path_segments_mut() {
             Ok(mut segments) if is_http => segments.pop_if_empty().push("v1").extend(path),
             _ => {
-                let wrong = Error::new(Usage("check --url"));
+                let wrong = Error::new(Usage::new("check --url"));
                 return Err(wrong.context(format!("{} is no place of a service", self.place())));
             }
         };

@@ -95,6 +95,7 @@ pub(crate) trait Side: clap::Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command<W: Side> {
     #[command(about = format!("Parked messages, {}", W::ORDER))]
+    #[command(visible_alias = "ls")]
     List(ListArguments<W>),
     /// One message, with everything but its payload
     Show(ShowArguments),
@@ -377,7 +378,7 @@ impl<W: Side> ActArguments<W> {
             }
             (false, false) => return Ok(false),
         };
-        Err(Usage(wrong).into())
+        Err(Usage::new(wrong).into())
     }
 
     /// Counts what is selected, and asks whether that is meant. `None` when only the count was wanted.

@@ -51,7 +51,8 @@ impl FromStr for Neighbour {
         let (name, url) = text.split_once('=').ok_or_else(wrong)?;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         let url: Url = url.parse().map_err(|_| wrong())?;
-        if name.is_empty() || !name.bytes().all(fits) || !url.has_host() || url.scheme() != "http" {
+        let is_web = matches!(url.scheme(), "http" | "https");
+        if name.is_empty() || !name.bytes().all(fits) || !url.has_host() || !is_web {
             return Err(wrong());
         }
         let name = name.to_owned();

@@ -41,7 +41,19 @@ pub struct Config {
         env = "BARRIER_RETENTION",
         value_name = "DURATION",
         default_value = "15d",
-        value_parser = duration
+        value_parser = outlives_commands
     )]
     pub barrier_retention: Duration,
+}
+
+/// What a command is answered from must be there for as long as it may be begun.
+fn outlives_commands(text: &str) -> Result<Duration, String> {
+    let expiry = saga::participant::COMMAND_EXPIRY;
+    match duration(text)? {
+        time if time <= expiry => Err(format!(
+            "must be longer than the {} h for which a command may be begun",
+            expiry.as_secs() / 3600
+        )),
+        time => Ok(time),
+    }
 }

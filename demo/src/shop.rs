@@ -64,14 +64,21 @@ impl Shop {
             telemetry,
             shutdown,
         };
+        let mut databases = Vec::new();
         let names = ["orders", "payments", "deliveries", "notifications"];
         for (name, port) in names.into_iter().zip(self.ports) {
             let database = Database::fresh_on(&self.postgres, &format!("demo_{name}")).await?;
             self.databases.push(database.clone());
             self.start_service(name, port, &database, &broker, &process)?;
+            databases.push((name, database));
+        }
+        // A relay reads what its service's migrations make.
+        self.wait_until("/readyz?exclude=broker&exclude=lease&exclude=consumer")
+            .await?;
+        for (name, database) in databases {
             self.start_relay(name, &database, &broker)?;
         }
-        self.wait_until_ready().await
+        self.wait_until("/readyz").await
     }
 
     fn start_service(
@@ -94,32 +101,24 @@ impl Shop {
         let (broker, process) = (Arc::clone(broker), process.clone());
         match name {
             "orders" => {
-                let config = try_parse_from(arguments)?;
-                self.part(
-                    name,
-                    order_service::run(config, Auth::open(), broker, process),
-                );
+                let config: order_service::Config = try_parse_from(arguments)?;
+                let auth = Auth::new(&config.auth, config.settings.listen)?;
+                self.part(name, order_service::run(config, auth, broker, process));
             }
             "payments" => {
-                let config = try_parse_from(arguments)?;
-                self.part(
-                    name,
-                    payment_service::run(config, Auth::open(), broker, process),
-                );
+                let config: payment_service::Config = try_parse_from(arguments)?;
+                let auth = Auth::new(&config.auth, config.settings.listen)?;
+                self.part(name, payment_service::run(config, auth, broker, process));
             }
             "deliveries" => {
-                let config = try_parse_from(arguments)?;
-                self.part(
-                    name,
-                    delivery_service::run(config, Auth::open(), broker, process),
-                );
+                let config: delivery_service::Config = try_parse_from(arguments)?;
+                let auth = Auth::new(&config.auth, config.settings.listen)?;
+                self.part(name, delivery_service::run(config, auth, broker, process));
             }
             _ => {
-                let config = try_parse_from(arguments)?;
-                self.part(
-                    name,
-                    notification_service::run(config, Auth::open(), broker, process),
-                );
+                let config: notification_service::Config = try_parse_from(arguments)?;
+                let auth = Auth::new(&config.auth, config.settings.listen)?;
+                self.part(name, notification_service::run(config, auth, broker, process));
             }
         }
         Ok(())
@@ -147,26 +146,26 @@ impl Shop {
         };
         let relay = Relay::new(database.options()?, Arc::clone(broker), config);
         let shutdown = self.shutdown.clone();
-        // It begins before its service has migrated the database and tries again until it has.
         self.parts
             .spawn(async move { Ok(relay.run(shutdown).await?) });
         Ok(())
     }
 
-    async fn wait_until_ready(&mut self) -> Result<()> {
+    /// Waits until every service answers this path with success.
+    async fn wait_until(&mut self, path: &str) -> Result<()> {
         let services = [
             &self.orders,
             &self.payments,
             &self.deliveries,
             &self.notifications,
         ];
-        let services = services.map(|url| format!("{url}/readyz"));
+        let services = services.map(|url| format!("{url}{path}"));
         let http = self.http.clone();
         let ready = async {
             for url in &services {
                 wait_for(
                     Duration::from_secs(60),
-                    &format!("{url} says ready"),
+                    url,
                     async || {
                         let answer = http.get(url).send().await;
                         Ok(answer

@@ -57,7 +57,9 @@ pub async fn run(
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
     let started = readiness.gate("start", "the database");
-    let router = app(pool.clone()).merge(health::router(readiness, process.telemetry.metrics()));
+    let listening = readiness.gate("consumer", "the database");
+    let router = web::gated(app(pool.clone()), &started);
+    let router = router.merge(health::router(readiness, process.telemetry.metrics()));
     let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
     let shutdown = tasks.shutdown();
@@ -65,7 +67,7 @@ pub async fn run(
         "http",
         web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
-    let consuming = consume(config.clone(), pool, broker, started, shutdown.clone());
+    let consuming = consume(config.clone(), pool, broker, (started, listening), shutdown.clone());
     tasks.spawn("events", consuming);
     tasks.finish(settings.shutdown_timeout).await
 }
@@ -82,7 +84,7 @@ pub fn app(pool: PgPool) -> OpenApiRouter {
 /// When the database is away or has another history than these migrations.
 pub async fn migrate(pool: &PgPool) -> Result<(), outbox::Error> {
     outbox::migrate(pool).await?;
-    Ok(MIGRATOR.run(pool).await?)
+    outbox::run_migrations(pool, &MIGRATOR).await
 }
 
 /// Prepares database and broker, then handles events until the end.
@@ -90,7 +92,7 @@ async fn consume(
     config: Config,
     pool: PgPool,
     broker: Arc<dyn Broker>,
-    started: Gate,
+    (started, listening): (Gate, Gate),
     shutdown: CancellationToken,
 ) -> Result<(), outbox::Error> {
     let topics = [Topic::new(topic::ORDER_EVENTS, config.topic_partitions)];
@@ -100,7 +102,6 @@ async fn consume(
         &pool,
         &[&outbox::MIGRATOR, &MIGRATOR],
         migrate(&pool),
-        (&broker, &topics),
         &started,
         &shutdown,
     )
@@ -108,10 +109,11 @@ async fn consume(
     {
         return Ok(());
     }
-    let consumer = outbox::Consumer::new(NAME, &[topic::ORDER_EVENTS], pool, broker, OrderEvents);
+    started.open();
+    let consumer = outbox::Consumer::new(NAME, &[topic::ORDER_EVENTS], pool, broker.clone(), OrderEvents);
     let consumer = consumer.with(incoming::Config {
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     });
-    service::consume(consumer, started, shutdown).await
+    service::consume(consumer, (&broker, &topics), listening, shutdown).await
 }

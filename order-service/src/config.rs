@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use chassis::config::{Settings, duration};
-use chassis::http::auth;
+use chassis::config::{Refusal, Settings, positive_duration};
+use chassis::http::auth::{self, is_this_machine};
 use dashboard::Neighbour;
 
 /// Takes orders and steers their sagas: payment, delivery, carrier.
@@ -41,7 +41,7 @@ pub struct Config {
         env = "STEP_TIMEOUT",
         value_name = "DURATION",
         default_value = "10s",
-        value_parser = positive
+        value_parser = attempt
     )]
     pub step_timeout: Duration,
 
@@ -75,7 +75,7 @@ pub struct Config {
         env = "SAGA_RETENTION",
         value_name = "DURATION",
         default_value = "30d",
-        value_parser = positive
+        value_parser = positive_duration
     )]
     pub saga_retention: Duration,
 
@@ -88,15 +88,46 @@ pub struct Config {
     )]
     pub dashboard_neighbours: Vec<Neighbour>,
 
+    /// Send the viewers' tokens to neighbours over plain HTTP, where whoever is on the way can read them. For
+    /// where nobody is, such as a network of the services' own.
+    #[arg(long, env = "DASHBOARD_PLAIN_HTTP", value_parser = clap::builder::BoolishValueParser::new())]
+    pub dashboard_plain_http: bool,
+
     /// Where a trace is shown, with `{trace_id}` in it, to be linked from its saga's page. Of
     /// Zipkin: `http://localhost:9411/zipkin/traces/{trace_id}`.
     #[arg(long, env = "TRACES_URL", value_name = "URL", value_parser = traces_url)]
     pub traces_url: Option<String>,
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
-        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+impl Config {
+    /// Settings that do not fit together.
+    ///
+    /// # Errors
+    /// One line that names them, with exit status 2.
+    pub fn check(&self, auth: &auth::Auth) -> Result<(), Refusal> {
+        let plain = |neighbour: &&Neighbour| {
+            neighbour.url.scheme() == "http" && !is_this_machine(&neighbour.url)
+        };
+        match self.dashboard_neighbours.iter().find(plain) {
+            Some(neighbour) if auth.is_required() && !self.dashboard_plain_http => Err(Refusal {
+                text: format!(
+                    "error: wrong setting --dashboard-neighbours (environment DASHBOARD_NEIGHBOURS): the tokens of \
+                     viewers would travel to {} over plain http; give it an https address, or \
+                     --dashboard-plain-http (DASHBOARD_PLAIN_HTTP) where nobody is on the way",
+                    neighbour.name
+                ),
+                status: 2,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A command that nobody has begun within 24 hours is begun no more: no attempt may take that long, and
+/// twenty of them, with their pauses, should not.
+fn attempt(text: &str) -> Result<Duration, String> {
+    match positive_duration(text)? {
+        time if time > Duration::from_secs(60 * 60) => Err("must be at most 1h".to_owned()),
         time => Ok(time),
     }
 }

@@ -44,6 +44,7 @@ use saga::operator::bulk::Bulks;
 use saga::retention::Retention;
 use sqlx::PgPool;
 use sqlx::migrate::Migrator;
+use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 use fulfilment::Patience;
@@ -79,13 +80,13 @@ pub async fn run(
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
     let started = readiness.gate("start", "the database");
+    let listening = readiness.gate("consumer", "the database");
     // Their own connection: who watches waits for nobody, and nobody for who watches.
     let own = database::pool(&settings.database_url, 1, "order-service streams");
     let streams = Streams::new(own);
     let app = app(pool.clone(), coordinator.clone(), streams.clone());
     let dashboard = dashboard(&config, app.clone());
-    let router = app
-        .merge(dashboard.router())
+    let router = web::gated(app.merge(dashboard.router()), &started)
         .merge(health::router(readiness, process.telemetry.metrics()));
     let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
@@ -93,16 +94,17 @@ pub async fn run(
         "http",
         web::serve_at(settings.listen, router, auth, tasks.shutdown().clone()),
     );
-    let streaming = forever(streams.run(tasks.shutdown().clone()));
-    tasks.spawn("streams", streaming);
-    let reading = forever(dashboard.run(tasks.shutdown().clone()));
-    tasks.spawn("dashboard", reading);
+    let shutdown = tasks.shutdown();
+    let streaming = streams.run(shutdown.clone());
+    tasks.spawn("streams", after(&started, shutdown, streaming));
+    let reading = dashboard.run(shutdown.clone());
+    tasks.spawn("dashboard", after(&started, shutdown, reading));
     let steering = steer(
         config.clone(),
         coordinator,
         pool,
         broker,
-        started,
+        (started, listening),
         tasks.clone(),
     );
     tasks.spawn("sagas", steering);
@@ -133,7 +135,7 @@ pub fn dashboard(config: &Config, app: OpenApiRouter) -> Dashboard {
 pub async fn migrate(pool: &PgPool) -> Result<(), outbox::Error> {
     outbox::migrate(pool).await?;
     saga::migrate(pool).await?;
-    Ok(MIGRATOR.run(pool).await?)
+    outbox::run_migrations(pool, &MIGRATOR).await
 }
 
 /// Prepares database and broker, then runs what moves sagas, replies and timers, until the end.
@@ -142,7 +144,7 @@ async fn steer(
     coordinator: Coordinator,
     pool: PgPool,
     broker: Arc<dyn Broker>,
-    started: Gate,
+    (started, listening): (Gate, Gate),
     tasks: Tasks,
 ) -> Result<(), outbox::Error> {
     // Commands and replies do not depend on order; one refused must not hold up a compensation.
@@ -160,7 +162,6 @@ async fn steer(
         &pool,
         &[&outbox::MIGRATOR, &saga::MIGRATOR, &MIGRATOR],
         migrate(&pool),
-        (&broker, &topics),
         &started,
         shutdown,
     )
@@ -174,6 +175,7 @@ async fn steer(
     if registered.await?.is_none() {
         return Ok(());
     }
+    started.open();
     // A connection of their own: a crowd of requests must not hold up every saga's time.
     let own = database::pool(&settings.database_url, 1, "order-service timers");
     let timers = coordinator.timers(own).run(shutdown.clone());
@@ -198,14 +200,29 @@ async fn steer(
         "order-service replies",
     );
     let replies = Batched(coordinator.replies());
-    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker, replies);
+    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker.clone(), replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {
         on_poison: OnPoison::SkipMessage,
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()
     });
-    service::consume(consumer, started, shutdown.clone()).await
+    service::consume(consumer, (&broker, &topics), listening, shutdown.clone()).await
+}
+
+/// A loop that begins when the service has started: before the migrations there is nothing to read.
+fn after(
+    started: &Gate,
+    shutdown: &CancellationToken,
+    looping: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<(), outbox::Error>> + Send + 'static {
+    let (started, shutdown) = (started.clone(), shutdown.clone());
+    async move {
+        if shutdown.run_until_cancelled(started.opened()).await.is_some() {
+            looping.await;
+        }
+        Ok(())
+    }
 }
 
 /// A loop that ends only when it is told to.

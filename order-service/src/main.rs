@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     let config: Config = chassis::config::parse();
     let settings = config.settings.clone();
     let auth = chassis::config::or_exit(Auth::new(&config.auth, settings.listen));
+    chassis::config::or_exit(config.check(&auth));
     chassis::run(order_service::NAME, &settings, async |process| {
         let settings = &config.settings;
         let broker = Kafka::new(settings.kafka_brokers.to_string())?;

@@ -31,8 +31,10 @@ pub mod broker;
 mod caught;
 pub mod fault;
 pub mod incoming;
+mod migrations;
 pub mod operator;
 mod printable;
+mod settings;
 mod table;
 mod telemetry;
 mod trace;
@@ -45,6 +47,7 @@ pub mod service;
 pub use caught::{caught, caught_in};
 pub use error::Error;
 pub use incoming::{BatchHandler, Batched, Consumer, Handler};
+pub use migrations::run_migrations;
 pub use message::{Headers, Message, Payload, Received};
 pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 pub use telemetry::describe_metrics;
@@ -72,9 +75,9 @@ pub async fn partition_bits(pool: &sqlx::PgPool) -> Result<i32, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Migrate`] when the database is away or has another history than these migrations.
+/// As [`run_migrations`].
 pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), Error> {
-    Ok(MIGRATOR.run(pool).await?)
+    run_migrations(pool, &MIGRATOR).await
 }
 
 /// Makes the group roles `<prefix>_owner`, `_producer`, `_relay`, `_consumer` and `_reader` where they

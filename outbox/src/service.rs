@@ -28,21 +28,22 @@ use crate::{
 /// How long to wait before something is tried again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
-/// What readiness looks at: the database, the broker, and whether somebody relays our messages.
+/// What readiness looks at: the database, the broker, and whether somebody relays our messages. Asked on a
+/// connection of its own, so that a crowd of requests does not look like a dead service.
 #[must_use]
 pub fn readiness(pool: &PgPool, broker: &Arc<dyn Broker>) -> Readiness {
     let readiness = Readiness::new();
-    readiness.add_database(pool);
+    let own = database::own(pool, "readiness");
+    readiness.add_database(pool, &own);
     let broker = broker.clone();
     readiness.add("broker", move || {
         let broker = broker.clone();
         async move { broker.ping().await.map(|()| json!("answers")) }
     });
-    let pool = pool.clone();
     readiness.add("lease", move || {
-        let pool = pool.clone();
+        let own = own.clone();
         async move {
-            match outgoing::lease(&pool).await {
+            match outgoing::lease(&own).await {
                 Ok(Some(holder)) => Ok(json!({ "held_by": holder.owner })),
                 Ok(None) => Err("no relay holds the lease of this outbox".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -52,22 +53,21 @@ pub fn readiness(pool: &PgPool, broker: &Arc<dyn Broker>) -> Readiness {
     readiness
 }
 
-/// Waits for the database, sees to its schema, waits for the broker, declares the topics (see
-/// [`outgoing::declare`]). False if the process should end before all that is done.
+/// Waits for the database and sees to its schema. False if the process should end before that is done.
+/// The broker is not asked: what needs only the database begins after this, whatever becomes of the broker.
 ///
 /// `schemas` are those that `migrate` would run, so that an outdated one is noticed here and not by
 /// the first message.
 ///
 /// # Errors
 ///
-/// [`Error::Migrate`], [`Error::Permanent`] when the schema is outdated and nobody asked for
-/// migrations, and [`Error::Database`] when the service's user may not declare topics.
+/// [`Error::Migrate`], and [`Error::Permanent`] when the schema is outdated and nobody asked for
+/// migrations.
 pub async fn prepare(
     settings: &Settings,
     pool: &PgPool,
     schemas: &[&Migrator],
     migrate: impl Future<Output = Result<(), Error>>,
-    (broker, topics): (&Arc<dyn Broker>, &[Topic]),
     started: &Gate,
     shutdown: &CancellationToken,
 ) -> Result<bool, Error> {
@@ -75,17 +75,15 @@ pub async fn prepare(
     if database::wait_until_reachable(pool, shutdown).await == Waited::ShuttingDown {
         return Ok(false);
     }
-    if settings.migrate {
-        started.wait_for("migrations");
-        migrate.await?;
-    } else if !check_schema(pool, schemas, shutdown).await? {
-        return Ok(false);
+    if !settings.migrate {
+        return check_schema(pool, schemas, shutdown).await;
     }
-    started.wait_for("the broker");
-    let declared = patiently(shutdown, "the topics could not be declared", || {
-        outgoing::declare(pool, &**broker, topics)
-    });
-    Ok(declared.await?.is_some())
+    started.wait_for("migrations");
+    // Cut off, the server takes back what the migration at work has done.
+    match shutdown.run_until_cancelled(migrate).await {
+        Some(migrated) => migrated.map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// Does something that a start needs, again and again while only the database or the broker stand in
@@ -121,20 +119,30 @@ where
     }
 }
 
-/// Runs a consumer until the shutdown, and counts beside it what is [parked](Census). Opens the gate
-/// when the consumer has joined its group: a service that cannot hear is not ready.
+/// Declares topics as soon as the broker is there (see [`outgoing::declare`]), then runs a consumer until the
+/// shutdown, and counts beside it what is [parked](Census). Opens the gate when the consumer has joined its
+/// group: a service that cannot hear is not wholly ready, though it answers requests.
 ///
 /// # Errors
 ///
-/// As [`Consumer::run`].
+/// As [`Consumer::run`], and [`Error::Database`] when the service's user may not declare topics.
 pub async fn consume<H: Handler>(
     consumer: Consumer<H>,
-    started: Gate,
+    (broker, topics): (&Arc<dyn Broker>, &[Topic]),
+    listening: Gate,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    started.wait_for("the consumer group");
+    listening.wait_for("the broker");
+    let pool = consumer.pool().clone();
+    let declared = patiently(&shutdown, "the topics could not be declared", || {
+        outgoing::declare(&pool, &**broker, topics)
+    });
+    if declared.await?.is_none() {
+        return Ok(());
+    }
+    listening.wait_for("the consumer group");
     let mut joined = consumer.joined();
-    let census = Census::new(consumer.pool().clone()).run(shutdown.clone());
+    let census = Census::new(pool).run(shutdown.clone());
     let running = async {
         // It ends with the consumer, and ends nothing.
         let counting = async {
@@ -149,7 +157,7 @@ pub async fn consume<H: Handler>(
     let mut running = std::pin::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
-        _ = joined.wait_for(|joined| *joined) => started.open(),
+        _ = joined.wait_for(|joined| *joined) => listening.open(),
     }
     running.await
 }
@@ -159,51 +167,71 @@ pub async fn consume<H: Handler>(
 ///
 /// # Errors
 ///
-/// [`Error::Permanent`] when one is not.
+/// [`Error::Permanent`] when one is not, or when that may not be looked at.
 pub async fn check_schema(
     pool: &PgPool,
     schemas: &[&Migrator],
     shutdown: &CancellationToken,
 ) -> Result<bool, Error> {
-    let applied = patiently(shutdown, "the schema could not be looked at", || {
-        is_migrated(pool, schemas)
+    let wrong = patiently(shutdown, "the schema could not be looked at", || {
+        what_is_wrong(pool, schemas)
     });
-    match applied.await? {
+    match wrong.await? {
         None => Ok(false),
-        Some(true) => Ok(true),
-        Some(false) => {
-            let message = "the database's schema is missing or outdated: start once with --migrate";
-            Err(Error::permanent(message))
-        }
+        Some(None) => Ok(true),
+        Some(Some(wrong)) => Err(Error::permanent(wrong)),
     }
 }
 
 /// On a connection of its own: requests that wait for the pool of a service which is not ready say
 /// nothing about its schema.
-async fn is_migrated(pool: &PgPool, schemas: &[&Migrator]) -> Result<bool, Error> {
-    let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
-    let migrated = are_applied(&mut connection, schemas).await;
-    // Whether the goodbye arrives does not matter.
-    let _ = connection.close().await;
-    migrated
-}
-
-/// A table that is not there is no error.
-async fn are_applied(connection: &mut PgConnection, schemas: &[&Migrator]) -> Result<bool, Error> {
+async fn what_is_wrong(pool: &PgPool, schemas: &[&Migrator]) -> Result<Option<String>, Error> {
+    let options = pool.connect_options();
+    let mut connection = PgConnection::connect_with(&options).await?;
+    let mut wrong = Ok(None);
     for schema in schemas {
-        let applied = connection.list_applied_migrations(&schema.table_name).await;
-        let applied = match applied {
-            Ok(applied) => applied,
-            Err(MigrateError::Execute(error)) if database::is_outage(&error) => {
-                return Err(error.into());
-            }
-            Err(_) => return Ok(false),
-        };
-        let is_applied =
-            |needed: &Migration| applied.iter().any(|done| done.version == needed.version);
-        if !schema.iter().all(is_applied) {
-            return Ok(false);
+        wrong = what_is_wrong_with(&mut connection, schema, options.get_username()).await;
+        if !matches!(wrong, Ok(None)) {
+            break;
         }
     }
-    Ok(true)
+    // Whether the goodbye arrives does not matter.
+    let _ = connection.close().await;
+    wrong
+}
+
+async fn what_is_wrong_with(
+    connection: &mut PgConnection,
+    migrator: &Migrator,
+    user: &str,
+) -> Result<Option<String>, Error> {
+    let table = &*migrator.table_name;
+    let schema = table.split('.').next().unwrap_or(table);
+    let remedy = format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
+    let applied = match connection.list_applied_migrations(table).await {
+        Ok(applied) => applied,
+        Err(MigrateError::Execute(error)) => {
+            let code = error.as_database_error().and_then(|error| error.code());
+            return match code.as_deref() {
+                // No such table, no such schema.
+                Some("42P01" | "3F000") => Ok(Some(format!(
+                    "the schema {schema} is missing in the database: {remedy}"
+                ))),
+                Some("42501") => Ok(Some(format!(
+                    "the user {user} of --database-url may not read {table}, so whether the schema {schema} is up to \
+                     date cannot be seen: grant {user} USAGE on the schema and SELECT on that table"
+                ))),
+                _ => Err(error.into()),
+            };
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let is_missing = |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
+    let missing = migrator.iter().find(is_missing).map(|needed| {
+        let (version, description) = (needed.version, &needed.description);
+        format!(
+            "the schema {schema} is outdated: migration {version} ({description}) was not applied; {remedy}"
+        )
+    });
+    Ok(missing)
 }

@@ -69,7 +69,9 @@ pub async fn run(
     let pool = database::pool(&settings.database_url, settings.database_connections, NAME);
     let readiness = service::readiness(&pool, &broker);
     let started = readiness.gate("start", "the database");
-    let router = app(pool.clone()).merge(health::router(readiness, process.telemetry.metrics()));
+    let listening = readiness.gate("consumer", "the database");
+    let router = web::gated(app(pool.clone()), &started);
+    let router = router.merge(health::router(readiness, process.telemetry.metrics()));
     let router = web::described(NAME, ABOUT, env!("CARGO_PKG_VERSION"), router);
     let tasks = Tasks::new(NAME, process.shutdown);
     let shutdown = tasks.shutdown();
@@ -77,7 +79,7 @@ pub async fn run(
         "http",
         web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
-    let consuming = consume(config.clone(), pool, broker, started, shutdown.clone());
+    let consuming = consume(config.clone(), pool, broker, (started, listening), shutdown.clone());
     tasks.spawn("commands", consuming);
     tasks.finish(settings.shutdown_timeout).await
 }
@@ -95,7 +97,7 @@ pub fn app(pool: PgPool) -> OpenApiRouter {
 pub async fn migrate(pool: &PgPool) -> Result<(), outbox::Error> {
     outbox::migrate(pool).await?;
     saga::migrate(pool).await?;
-    Ok(MIGRATOR.run(pool).await?)
+    outbox::run_migrations(pool, &MIGRATOR).await
 }
 
 /// Prepares database and broker, then handles commands until the end.
@@ -103,7 +105,7 @@ async fn consume(
     config: Config,
     pool: PgPool,
     broker: Arc<dyn Broker>,
-    started: Gate,
+    (started, listening): (Gate, Gate),
     shutdown: CancellationToken,
 ) -> Result<(), outbox::Error> {
     let topics = [topic::PAYMENT_COMMANDS, topic::ORDER_REPLIES];
@@ -116,7 +118,6 @@ async fn consume(
         &pool,
         &[&outbox::MIGRATOR, &saga::MIGRATOR, &MIGRATOR],
         migrate(&pool),
-        (&broker, &topics),
         &started,
         &shutdown,
     )
@@ -124,6 +125,7 @@ async fn consume(
     {
         return Ok(());
     }
+    started.open();
     let batches = incoming::Config {
         batch: saga::participant::MAX_BATCH,
         // Commands do not depend on order: the barrier sees to it.
@@ -136,12 +138,12 @@ async fn consume(
         NAME,
         &[topic::PAYMENT_COMMANDS],
         pool.clone(),
-        broker,
+        broker.clone(),
         Batched(participant(Arc::new(Fake::default()), intents)),
     )
     .with(batches);
     let forgetting = retention::run(pool, config.barrier_retention, shutdown.clone());
-    let consuming = service::consume(consumer, started, shutdown);
+    let consuming = service::consume(consumer, (&broker, &topics), listening, shutdown);
     tokio::try_join!(consuming, async { Ok(forgetting.await?) })?;
     Ok(())
 }

@@ -64,6 +64,5 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 ///
 /// When the database is away, or its schema is of another history.
 pub async fn migrate(pool: &sqlx::PgPool) -> Result<(), Error> {
-    MIGRATOR.run(pool).await?;
-    Ok(())
+    Ok(outbox::run_migrations(pool, &MIGRATOR).await?)
 }

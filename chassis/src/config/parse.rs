@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
@@ -46,7 +47,8 @@ pub fn parse_from<C: clap::Parser>(arguments: impl IntoIterator<Item = OsString>
 pub fn or_exit<T>(settings: Result<T, Refusal>) -> T {
     settings.unwrap_or_else(|refusal: Refusal| {
         if refusal.status == 0 {
-            println!("{refusal}");
+            // Who has closed the pipe has seen enough.
+            let _ = writeln!(std::io::stdout(), "{refusal}");
         } else {
             eprintln!("{refusal}");
         }

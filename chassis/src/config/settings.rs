@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::values::{DatabaseUrl, KafkaBrokers, LogFilter, LogFormat, duration};
+use crate::config::values::{
+    DatabaseUrl, KafkaBrokers, LogFilter, LogFormat, kafka_member, positive_duration,
+};
 
 /// The settings every service has, to be flattened into a service's own.
 ///
@@ -52,7 +54,7 @@ pub struct Settings {
     /// A name for this process among its replicas that stays when it is started anew, such as a
     /// pod's of a StatefulSet. Killed and back again it takes up its partitions at once instead of
     /// after six seconds; stopped for good it is missed only then. No two may share one.
-    #[arg(long, env = "KAFKA_MEMBER", value_name = "NAME")]
+    #[arg(long, env = "KAFKA_MEMBER", value_name = "NAME", value_parser = kafka_member)]
     pub kafka_member: Option<String>,
 
     /// The address and port to answer HTTP on. On others than loopback a service wants to know who
@@ -62,7 +64,7 @@ pub struct Settings {
 
     /// How long tasks may take to end after a SIGTERM, such as `10s` or `500ms`. What is still
     /// running then is cut off, which loses nothing but time.
-    #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
     pub shutdown_timeout: Duration,
 
     /// How log lines look: `text` for eyes, `json` for machines, `auto` picks text on a terminal.

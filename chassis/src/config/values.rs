@@ -146,8 +146,11 @@ impl FromStr for LogFilter {
     }
 }
 
-/// A duration as people write it: a whole number and one of `ms`, `s`, `m`, `h`, `d`. For use as
-/// `value_parser`.
+/// The longest duration that a setting takes: what PostgreSQL can still add to a time.
+const LONGEST: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+
+/// A duration as people write it: a whole number and one of `ms`, `s`, `m`, `h`, `d`; at most a hundred
+/// years. For use as `value_parser`.
 ///
 /// # Errors
 /// What is wrong, in one line, for anything else: no unit, a fraction, a sign, more than fits.
@@ -156,16 +159,54 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds_each = match unit {
-        "ms" => return Ok(Duration::from_millis(number)),
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
+    let milliseconds_each = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
         _ => return Err(wrong()),
     };
-    let seconds = number.checked_mul(seconds_each).ok_or_else(wrong)?;
-    Ok(Duration::from_secs(seconds))
+    let milliseconds = number.checked_mul(milliseconds_each).ok_or_else(wrong)?;
+    match Duration::from_millis(milliseconds) {
+        time if time > LONGEST => Err("must be at most 36500d, a hundred years".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// As [`duration`], of something that takes time.
+///
+/// # Errors
+/// As [`duration`], and for nothing.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A name for a setting that must hold one: not empty, no blanks around it, no control characters.
+///
+/// # Errors
+/// What is wrong, in one line.
+pub fn name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("must not be empty".to_owned()),
+        text if text.trim() != text => Err("must not begin or end with a blank".to_owned()),
+        text if text.chars().any(char::is_control) => {
+            Err("must not hold control characters".to_owned())
+        }
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// What Kafka takes as the name of a member: as a topic's, at most 249 of `a-z`, `A-Z`, `0-9`, `.`, `_`, `-`.
+pub(in crate::config) fn kafka_member(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match (1..=249).contains(&text.len()) && text.chars().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err("must be 1 to 249 letters, digits, dots, underscores or hyphens".to_owned()),
+    }
 }
 
 #[cfg(test)]

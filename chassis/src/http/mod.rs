@@ -16,6 +16,7 @@
 
 mod serve;
 
+mod gated;
 mod guard;
 
 pub mod auth;
@@ -32,6 +33,7 @@ mod problem;
 mod reference;
 
 pub use extract::{Json, Path, Query};
+pub use gated::gated;
 pub use guard::{BODY_LIMIT, CONCURRENCY, REQUEST_TIMEOUT, guard, guard_described, guard_with};
 pub use page::{Cursor, Limit, Page};
 pub use problem::{FieldError, Kind, Problem, ProblemBody};

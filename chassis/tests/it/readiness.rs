@@ -1,5 +1,7 @@
 use std::convert::Infallible;
 use std::future::{pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
 use chassis::database;
@@ -124,7 +126,8 @@ async fn the_database_check_follows_the_database() {
         ("postgres://nobody@127.0.0.1:1/nothing", 503),
     ] {
         let readiness = Readiness::new();
-        readiness.add_database(&database::pool(&url.parse().unwrap(), 1, "chassis-test"));
+        let pool = database::pool(&url.parse().unwrap(), 1, "chassis-test");
+        readiness.add_database(&pool, &database::own(&pool, "readiness"));
         let answer = get(&router(&readiness), "/readyz").await;
         assert_eq!(answer.status, status, "{}", answer.body);
     }
@@ -152,4 +155,54 @@ async fn the_figures_name_routes_and_never_paths() {
         "{text}"
     );
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn a_pool_that_is_all_lent_out_is_not_a_dead_database() {
+    let database = Database::fresh("chassis_busy").await;
+    let pool = database::pool(&database.url.parse().unwrap(), 1, "chassis-test");
+    let borrowed = pool.acquire().await.unwrap();
+    let readiness = Readiness::new();
+    readiness.add_database(&pool, &database::own(&pool, "readiness"));
+    let answer = get(&router(&readiness), "/readyz").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let detail = &answer.body["checks"]["database"]["detail"];
+    assert_eq!(detail, &json!({"connections": 1, "idle": 0}));
+    drop(borrowed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_ask_a_check_runs_once_a_second() {
+    let readiness = Readiness::new();
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    readiness.add("broker", move || {
+        let run = counted.fetch_add(1, Ordering::Relaxed);
+        async move {
+            tokio::time::sleep(health::CHECK_TIMEOUT / 2).await;
+            Ok::<Value, Infallible>(json!(run))
+        }
+    });
+    let router = router(&readiness);
+    let answers = futures::future::join_all((0..20).map(|_| get(&router, "/readyz"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    tokio::time::advance(health::FRESH).await;
+    let answer = get(&router, "/readyz").await;
+    assert_eq!(answer.body["checks"]["broker"]["detail"], 1);
+    assert_eq!(runs.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_gate_that_opens_is_seen_at_once_by_who_waits_for_it() {
+    let readiness = Readiness::new();
+    let gate = readiness.gate("start", "the database");
+    assert_eq!(get(&router(&readiness), "/readyz").await.status, 503);
+    let waiting = tokio::spawn({
+        let gate = gate.clone();
+        async move { gate.opened().await }
+    });
+    gate.open();
+    waiting.await.unwrap();
+    assert_eq!(get(&router(&readiness), "/readyz").await.status, 200);
 }

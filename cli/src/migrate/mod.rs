@@ -10,8 +10,10 @@ mod up;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
+
+use crate::arguments::Usage;
 
 /// Without a subcommand `migrate` is `migrate up`.
 #[derive(Debug, clap::Args)]
@@ -29,7 +31,7 @@ enum Command {
     /// Brings schemas up to date. Safe to repeat, and to run twice at once.
     Up(up::Arguments),
     /// Lists each schema's migrations: when they were applied, which are pending, which were changed since.
-    /// Exits with 1 if any is pending or changed.
+    /// Exits with 3 if any is pending or changed.
     Status(status::Arguments),
     /// Prints what `up` would run, for psql: what is pending, or with --all everything.
     Sql(script::Arguments),
@@ -43,7 +45,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Some(Command::Sql(arguments)) => script::run(arguments).await,
         None => {
             let up = arguments.up;
-            up::run(up.context("say what to migrate; see --help")?).await
+            up::run(up.ok_or(Usage::new("say what to migrate; see --help"))?).await
         }
     }
 }

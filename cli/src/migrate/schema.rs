@@ -113,7 +113,7 @@ impl Schema {
         match self {
             Self::Outbox => outbox::migrate(pool).await?,
             Self::Saga => saga::migrate(pool).await?,
-            _ => self.migrator().run(pool).await?,
+            _ => outbox::run_migrations(pool, &self.migrator()).await?,
         }
         Ok(())
     }

@@ -91,7 +91,7 @@ fn everything(given: &[Schema]) -> Pending {
 /// What the database lacks. What `up` would refuse is refused here.
 async fn pending(arguments: &Arguments) -> Result<Pending> {
     let Some(url) = &arguments.database_url else {
-        return Err(Usage("say which database by --database-url, or --all").into());
+        return Err(Usage::new("say which database by --database-url, or --all").into());
     };
     let pool = connect(url, "recompense migrate", 1).await?;
     let mut connection = pool.acquire().await?;

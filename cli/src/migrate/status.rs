@@ -31,7 +31,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     Ok(match status.up_to_date {
         true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+        false => print::found_problems(),
     })
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use chassis::config::DatabaseUrl;
 
 use crate::{
+    arguments::Usage,
     connect::connect_with,
     migrate::schema::{Schema, Status},
     print::{self, Output},
@@ -42,10 +43,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    ensure!(
-        arguments.partition_bits.is_none() || arguments.schemas.contains(&Schema::Outbox),
-        "--partition-bits is for --schema outbox"
-    );
+    if arguments.partition_bits.is_some() && !arguments.schemas.contains(&Schema::Outbox) {
+        return Err(Usage::new("--partition-bits is for --schema outbox").into());
+    }
     let bits = arguments.partition_bits.map(|bits| bits.to_string());
     let settings = bits
         .as_ref()

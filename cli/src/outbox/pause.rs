@@ -16,10 +16,8 @@ pub(crate) struct PauseArguments {
     common: Common,
     #[command(flatten)]
     author: Author,
-
-    /// Why; noted beside the name.
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
+    #[command(flatten)]
+    why: Why,
 }
 
 #[derive(Debug, clap::Args)]
@@ -28,14 +26,30 @@ pub(crate) struct ResumeArguments {
     common: Common,
     #[command(flatten)]
     author: Author,
+    #[command(flatten)]
+    why: Why,
+}
+
+#[derive(Debug, clap::Args)]
+struct Why {
+    /// Why; noted beside the name.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl Why {
+    /// The name, with the reason.
+    fn beside(&self, author: &Author) -> String {
+        match &self.reason {
+            Some(reason) => format!("{}: {reason}", author.by),
+            None => author.by.clone(),
+        }
+    }
 }
 
 pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
-    let by = match &arguments.reason {
-        Some(reason) => format!("{}: {reason}", arguments.author.by),
-        None => arguments.author.by.clone(),
-    };
+    let by = arguments.why.beside(&arguments.author);
     let outcome = operator::pause(&pool, &by).await?;
     if arguments.common.is_json() {
         print::json(&outcome)?;
@@ -52,7 +66,7 @@ pub(crate) async fn pause(arguments: PauseArguments) -> Result<ExitCode> {
 
 pub(crate) async fn resume(arguments: ResumeArguments) -> Result<ExitCode> {
     let pool = arguments.common.connect().await?;
-    let outcome = operator::resume(&pool, &arguments.author.by).await?;
+    let outcome = operator::resume(&pool, &arguments.why.beside(&arguments.author)).await?;
     if arguments.common.is_json() {
         print::json(&outcome)?;
         return Ok(ExitCode::SUCCESS);

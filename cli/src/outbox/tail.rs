@@ -58,16 +58,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let json = arguments.common.is_json();
     if !arguments.follow {
         let entries = operator::tail(&pool, &filter, arguments.lines).await?;
-        show(&entries, json)?;
+        show(&entries, json, &mut Vec::new())?;
         return Ok(ExitCode::SUCCESS);
     }
     let (mut log, entries) = Follow::begin(&pool, filter, arguments.lines).await?;
-    show(&entries, json)?;
+    let mut widths = Vec::new();
+    show(&entries, json, &mut widths)?;
     loop {
         sleep(PAUSE).await;
         let (entries, more) = log.next(&pool, AT_ONCE).await?;
         if !entries.is_empty() {
-            show(&entries, json)?;
+            show(&entries, json, &mut widths)?;
         }
         if more {
             eprintln!("… some are left out: they come faster than they can be shown");
@@ -75,8 +76,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-/// One line of JSON a message, or a table.
-fn show(entries: &[Entry], json: bool) -> Result<()> {
+/// One line of JSON a message, or a table, below one of these widths if there was one.
+fn show(entries: &[Entry], json: bool, widths: &mut Vec<usize>) -> Result<()> {
     if json {
         return entries.iter().try_for_each(print::json_line);
     }
@@ -104,5 +105,5 @@ fn show(entries: &[Entry], json: bool) -> Result<()> {
                 .unwrap_or_default(),
         ]);
     }
-    print::table(&table)
+    print::lines(&table.lines_below(widths))
 }

@@ -19,7 +19,8 @@ pub(crate) enum Command {
     /// Does something to each saga that is selected and has not ended.
     Start(Box<StartArguments>),
     /// The newest bulk operations.
-    Ls(ListArguments),
+    #[command(visible_alias = "ls")]
+    List(ListArguments),
     /// How far one is.
     Show(ShowArguments),
     /// What became of each saga of one.
@@ -138,7 +139,7 @@ const PLACE: &str = "bulk-operations";
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Start(arguments) => start(*arguments).await,
-        Command::Ls(arguments) => list(arguments).await,
+        Command::List(arguments) => list(arguments).await,
         Command::Show(arguments) => {
             let service = arguments.common.service()?;
             let id = arguments.id.to_string();
@@ -161,7 +162,7 @@ async fn start(arguments: StartArguments) -> Result<()> {
     let service = arguments.common.service()?;
     let mut selection = arguments.filters.selection();
     if selection.is_empty() != arguments.all {
-        return Err(Usage("say which sagas by filters, or --all").into());
+        return Err(Usage::new("say which sagas by filters, or --all").into());
     }
     if arguments.all {
         selection.insert("all".to_owned(), true.into());

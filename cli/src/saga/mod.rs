@@ -18,7 +18,8 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sagas, the newest first.
-    Ls(look::ListArguments),
+    #[command(visible_alias = "ls")]
+    List(look::ListArguments),
     /// How many sagas there are, by status, definition or what they wait for.
     Count(look::CountArguments),
     /// One saga: where it stands, each step, what may be done.
@@ -61,7 +62,7 @@ pub(crate) enum Command {
 /// Runs a command and says what to exit with.
 pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Ls(arguments) => look::list(arguments).await,
+        Command::List(arguments) => look::list(arguments).await,
         Command::Count(arguments) => look::count(arguments).await,
         Command::Show(arguments) => look::show(arguments).await,
         Command::Events(arguments) => look::events(arguments).await,

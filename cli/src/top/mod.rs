@@ -62,10 +62,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         return once(&arguments, &service).await;
     }
     if arguments.common.is_json() {
-        return Err(Usage("--output json goes with --once").into());
+        return Err(Usage::new("--output json goes with --once").into());
     }
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
-        return Err(Usage("this is no terminal; say --once for one frame").into());
+        return Err(Usage::new("this is no terminal; say --once for one frame").into());
     }
     live(service, arguments.interval).await?;
     Ok(ExitCode::SUCCESS)

@@ -260,7 +260,7 @@ fn pods_are_asked_how_they_are_and_may_do_little() {
         }
         let role = one["metadata"]["labels"]["recompense/role"].as_str();
         let ready = if role == Some("service") {
-            "/readyz?exclude=broker&exclude=lease"
+            "/readyz?exclude=broker&exclude=lease&exclude=consumer"
         } else {
             "/readyz"
         };

@@ -106,6 +106,48 @@ fn compose_waits_for_health_and_publishes_to_this_machine_only() {
 }
 
 #[test]
+fn what_was_acknowledged_outlives_its_container() {
+    let compose = compose();
+    let kept = names(&compose["volumes"]);
+    for (server, folder) in [
+        ("postgres", "/var/lib/postgresql/data"),
+        ("kafka", "/var/lib/kafka/data"),
+    ] {
+        let volumes = compose["services"][server]["volumes"].as_array();
+        let volume = format!("{server}:{folder}");
+        let is_there = volumes.is_some_and(|all| all.iter().any(|one| *one == volume.as_str()));
+        assert!(is_there && kept.contains(server), "{server}");
+    }
+    let kafka = &compose["services"]["kafka"]["environment"];
+    assert_eq!(kafka["KAFKA_LOG_DIRS"], "/var/lib/kafka/data");
+}
+
+#[test]
+fn the_server_has_connections_for_everybody() {
+    // A service's pool and, at most, what it opens besides: timers, replies, streams, readiness, intents.
+    const SERVICE: u64 = 20 + 20;
+    const RELAY: u64 = 2 + 5;
+    let compose = compose();
+    let wanted: u64 = compose["services"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|service| match service["command"][0].as_str() {
+            Some("relay") => RELAY,
+            Some(command) if command.ends_with("-service") => SERVICE,
+            _ => 0,
+        })
+        .sum();
+    assert!(wanted >= 5 * SERVICE + 4 * RELAY, "{wanted}: who is missing?");
+    let command = compose["services"]["postgres"]["command"].as_array();
+    let command = command.expect("a command of the server");
+    let limit = command.iter().filter_map(Value::as_str);
+    let mut limit = limit.filter_map(|word| word.strip_prefix("max_connections="));
+    let limit: u64 = limit.next().expect("max_connections").parse().unwrap();
+    assert!(limit >= wanted + 20, "{wanted} are wanted, {limit} allowed");
+}
+
+#[test]
 fn compose_has_what_observes_behind_one_profile() {
     let compose = compose();
     let services = compose["services"].as_object().unwrap();

@@ -15,7 +15,6 @@ mod chart;
 mod described;
 
 mod authorized;
-mod licences;
 mod secrets;
 
 mod scenarios;

@@ -50,6 +50,55 @@ async fn without_a_broker_every_process_stays_up_and_says_so() {
 }
 
 #[tokio::test]
+async fn without_a_broker_what_needs_only_the_database_works() {
+    let broker = format!("127.0.0.1:{}", free_port());
+    let database = Database::fresh("e2e_orders_alone").await;
+    let port = free_port();
+    let mut orders = program("order-service", &database.url, &broker, port);
+    orders.start().expect("it starts");
+    let url = format!("http://127.0.0.1:{port}");
+    let http = testbed::http(Duration::from_secs(5));
+    let taking = format!("{url}/readyz?exclude=broker&exclude=lease&exclude=consumer");
+    until(HEALED, "the service to take orders", async || {
+        let answer = http.get(&taking).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    let order = shop::order(uuid::Uuid::now_v7());
+    let placed = http.post(format!("{url}/v1/orders")).json(&order);
+    let placed = placed.send().await.expect("an answer");
+    assert_eq!(placed.status(), StatusCode::CREATED);
+    // It says what it cannot do: be told of anything.
+    let answer = http.get(format!("{url}/readyz")).send().await;
+    let report: Value = answer.expect("an answer").json().await.expect("JSON");
+    assert_eq!(report["checks"]["start"]["status"], "ok", "{report}");
+    assert_eq!(report["checks"]["consumer"]["detail"], "the broker", "{report}");
+    let ended = orders.terminate(SOON).await.expect("it ends");
+    assert!(ended.success(), "{ended}: {}", orders.log_tail());
+}
+
+#[tokio::test]
+async fn before_its_schema_is_there_a_service_says_so_and_logs_no_error() {
+    let unreachable = format!("postgres://shop@127.0.0.1:{}/shop", free_port());
+    let port = free_port();
+    let mut orders = program("order-service", &unreachable, NO_BROKER, port);
+    orders.start().expect("it starts");
+    let http = testbed::http(Duration::from_secs(5));
+    for path in ["/v1/sagas", "/v1/orders", "/"] {
+        let url = format!("http://127.0.0.1:{port}{path}");
+        let answer = until(HEALED, "an answer", async || http.get(&url).send().await.ok()).await;
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(answer.headers().contains_key("retry-after"), "{path}");
+        let problem: Value = answer.json().await.expect("a problem");
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(detail.contains("starting and waits for the database"), "{problem}");
+    }
+    let log = orders.log_tail();
+    assert!(!log.contains("ERROR"), "{log}");
+    orders.terminate(SOON).await.expect("it ends");
+}
+
+#[tokio::test]
 async fn a_database_that_comes_late_is_found() {
     let (port, url) = (free_port(), free_port());
     let house = shop::shop().await;
@@ -99,6 +148,10 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
             ("LISTEN", Some("127.0.0.1:99999")),
             ("DATABASE_CONNECTIONS", Some("0")),
             ("SHUTDOWN_TIMEOUT", Some("soon")),
+            ("SHUTDOWN_TIMEOUT", Some("0s")),
+            ("SHUTDOWN_TIMEOUT", Some("99999d")),
+            ("KAFKA_MEMBER", Some("")),
+            ("KAFKA_MEMBER", Some("a b")),
             ("LOG_FORMAT", Some("verse")),
             ("RUST_LOG", Some("outbox=loud=very")),
             (
@@ -113,6 +166,20 @@ async fn a_wrong_or_missing_setting_is_one_line_naming_it_and_exit_status_2() {
     let own = [
         ("order-service", "STEP_TIMEOUT", "0s"),
         ("order-service", "STEP_TIMEOUT", "10"),
+        ("order-service", "STEP_TIMEOUT", "25h"),
+        ("order-service", "SAGA_RETENTION", "0s"),
+        ("order-service", "SAGA_RETENTION", "999999999d"),
+        ("order-service", "CREDIT_LIMIT", "0"),
+        ("order-service", "DASHBOARD_NEIGHBOURS", "payments"),
+        ("order-service", "AUDIT_RETENTION", "1h"),
+        ("order-service", "JWT_JWKS", "http://id.example/keys"),
+        ("order-service", "JWT_ISSUER", ""),
+        ("order-service", "JWT_AUDIENCE", ""),
+        ("order-service", "JWT_ROLE_CLAIM", ""),
+        ("order-service", "JWT_ALGORITHMS", "none"),
+        ("order-service", "AUTH_TOKENS", ""),
+        ("payment-service", "BARRIER_RETENTION", "24h"),
+        ("delivery-service", "BARRIER_RETENTION", "1h"),
         ("order-service", "STEP_ATTEMPTS", "0"),
         (
             "order-service",

@@ -105,7 +105,7 @@ async fn run(arguments: Arguments, process: Process) -> anyhow::Result<()> {
     );
 
     let readiness = Readiness::new();
-    readiness.add_database(&pool);
+    readiness.add_database(&pool, &database::own(&pool, "readiness"));
     readiness.add("broker", move || {
         let broker = Arc::clone(&broker);
         async move { broker.ping().await.map(|()| "answers".into()) }

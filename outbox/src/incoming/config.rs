@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::broker::OnPoison;
+use crate::{Error, broker::OnPoison, settings};
 
 /// Settings of a consumer.
 #[derive(Debug, Clone)]
@@ -57,6 +57,68 @@ impl Default for Config {
             replay_window: 7 * DAY,
             audit_retention: Some(365 * DAY),
             grace: Duration::from_secs(6),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what cannot work, in one line that names the setting.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        settings::check("consumer", &[
+            ("batch", self.batch > 0, "must be at least 1"),
+            ("attempts", self.attempts > 0, "must be at least 1"),
+            ("backoff", !self.backoff.is_zero(), "must be longer than nothing"),
+            (
+                "backoff_max",
+                self.backoff_max >= self.backoff,
+                "must not be shorter than backoff",
+            ),
+            ("lane_bytes", self.lane_bytes > 0, "must be at least 1"),
+            (
+                "stalled_after",
+                !self.stalled_after.is_zero(),
+                "must be longer than nothing",
+            ),
+            (
+                "retention",
+                self.retention.is_none_or(|retention| retention > self.replay_window),
+                "must be longer than replay_window: a message that the inbox has forgotten is handled again",
+            ),
+            (
+                "audit_retention",
+                self.audit_retention.is_none_or(|retention| retention >= DAY),
+                "must be at least a day",
+            ),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_refused_by_its_name() {
+        let change = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(change(|_| {}), Ok(()));
+        let cases: [(&str, fn(&mut Config)); 8] = [
+            ("batch", |config| config.batch = 0),
+            ("attempts", |config| config.attempts = 0),
+            ("backoff", |config| config.backoff = Duration::ZERO),
+            ("backoff_max", |config| config.backoff_max = Duration::from_millis(1)),
+            ("lane_bytes", |config| config.lane_bytes = 0),
+            ("stalled_after", |config| config.stalled_after = Duration::ZERO),
+            ("retention", |config| config.retention = Some(7 * DAY)),
+            ("audit_retention", |config| config.audit_retention = Some(DAY / 2)),
+        ];
+        for (name, set) in cases {
+            let reason = change(set).unwrap_err();
+            assert!(reason.starts_with(&format!("consumer: {name} must ")), "{reason}");
+            assert_eq!(reason.lines().count(), 1, "{reason}");
         }
     }
 }

@@ -92,6 +92,7 @@ impl<H: Handler> Consumer<H> {
         telemetry::describe_metrics();
         let handling = &self.worker.handling;
         let (config, pool) = (&handling.config, &handling.pool);
+        config.check()?;
         retention::check(&*self.broker, &self.topics, config, &shutdown).await?;
         // Before the first message, so that it finds its day and its consumer's number.
         shutdown

@@ -124,6 +124,7 @@ impl Relay {
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         telemetry::describe_metrics();
         warn_if_nobody_listens();
+        self.config.check()?;
         let mut spares = Spares::default();
         let result = self.sessions(&shutdown, &mut spares).await;
         spares.abandon();

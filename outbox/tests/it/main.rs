@@ -25,5 +25,6 @@ mod roles;
 mod scripted;
 mod sick_rows;
 mod trials;
+mod upgrading;
 mod watchdog;
 mod world;

@@ -27,7 +27,7 @@ mod table;
 
 pub mod retention;
 
-pub use crate::wire::Refusal;
+pub use crate::wire::{COMMAND_EXPIRY, Refusal};
 pub use action::{Action, Answer, Compensation, Context};
 pub use dispatch::{MAX_BATCH, Participant};
 pub use external::{Admission, Called, External, Probed, Settled};

@@ -27,4 +27,5 @@ mod streams;
 mod support;
 mod timers;
 mod trials;
+mod upgrading;
 mod young;

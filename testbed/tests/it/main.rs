@@ -3,4 +3,5 @@
 mod kafka;
 mod postgres;
 mod processes;
+mod run_tests;
 mod until;

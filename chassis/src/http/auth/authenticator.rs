@@ -1,16 +1,16 @@
 //! From a token to a caller.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::uri::Authority;
 use chrono::Utc;
 
 use crate::config::Refusal;
 use crate::http::auth::caller::Caller;
 use crate::http::auth::jwt::Jwt;
+use crate::http::auth::machine::means_this_machine;
 use crate::http::auth::rejection::Rejection;
 use crate::http::auth::settings::{Settings, is_loopback};
 use crate::http::auth::tokens::Tokens;
@@ -19,23 +19,6 @@ use crate::http::auth::tokens::Tokens;
 const EVERY: Duration = Duration::from_secs(2);
 /// The longest token. A request's head has 8 KiB for a header in most servers in front.
 const LONGEST: usize = 8 * 1024;
-
-/// Whether a `Host` means this machine wherever it is said.
-fn means_this_machine(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else {
-        return false;
-    };
-    let name = authority.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    match address.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => {
-            let name = name.trim_end_matches('.').to_ascii_lowercase();
-            // RFC 6761, section 6.3.
-            name == "localhost" || name.ends_with(".localhost")
-        }
-    }
-}
 
 /// Who may call. Clones are the same.
 #[derive(Debug, Clone, Default)]

@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_secs(10);
 /// How often at most an unknown key id leads to a fetch: whoever sends such does not decide how often
 /// we knock.
 const KNOCK: Duration = Duration::from_secs(30);
+/// For how long keys count that could not be fetched again: one that the issuer has withdrawn must not count
+/// for as long as somebody keeps us from hearing of it.
+const OLDEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// For one fetch.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer.
@@ -33,7 +36,7 @@ const SMALLEST_RSA: usize = 256;
 #[derive(Debug)]
 pub(super) struct Jwks {
     source: Source,
-    keys: RwLock<Arc<[Key]>>,
+    keys: RwLock<Known>,
     /// When the source was last asked, and whether it answered. Held while it is being asked, so
     /// that of many who miss a key one asks.
     asked: Mutex<Option<Asked>>,
@@ -49,6 +52,20 @@ enum Source {
 struct Asked {
     at: Instant,
     answered: bool,
+}
+
+/// Keys, and when the source said so.
+#[derive(Debug)]
+struct Known {
+    keys: Arc<[Key]>,
+    at: Instant,
+}
+
+impl Known {
+    fn now(keys: Arc<[Key]>) -> Self {
+        let at = Instant::now();
+        Self { keys, at }
+    }
 }
 
 /// A public key that signs.
@@ -74,7 +91,7 @@ impl Jwks {
         };
         Ok(Self {
             source,
-            keys: RwLock::new(keys),
+            keys: RwLock::new(Known::now(keys)),
             asked: Mutex::new(None),
         })
     }
@@ -126,8 +143,11 @@ impl Jwks {
     }
 
     fn known(&self) -> Arc<[Key]> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&keys)
+        let known = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        match &self.source {
+            Source::Url(..) if known.at.elapsed() > OLDEST => Arc::default(),
+            _ => Arc::clone(&known.keys),
+        }
     }
 
     async fn ask(&self, asked: &mut Option<Asked>) {
@@ -153,12 +173,13 @@ impl Jwks {
         match keys {
             Ok(keys) => {
                 tracing::debug!(from, keys = keys.len(), "the keys of the JWTs' issuer");
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+                let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+                *known = Known::now(keys);
             }
             Err(reason) => tracing::error!(
                 from,
                 reason,
-                "the keys of the JWTs' issuer cannot be had; those known go on counting"
+                "the keys of the JWTs' issuer cannot be had; those known go on counting for a day"
             ),
         }
     }
@@ -308,6 +329,18 @@ mod tests {
         for text in ["", "[]", "{}", r#"{"keys": 1}"#, r#"{"keys": []}"#] {
             assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_that_could_not_be_fetched_for_a_day_count_no_more() {
+        let nobody = "http://127.0.0.1:9/keys".parse().unwrap();
+        let jwks = Jwks::new(&JwksSource::Url(nobody)).unwrap();
+        jwks.keep(parse(json!({ "keys": [ed("a")] }).to_string().as_bytes()));
+        let key = async || jwks.key(Some("a"), Algorithm::EdDSA).await.map(drop);
+        tokio::time::advance(OLDEST).await;
+        assert_eq!(key().await, Ok(()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(key().await, Err(Rejection::NoKeys));
     }
 
     #[test]

@@ -16,8 +16,8 @@
 //! **Not promised**: that a stream which has begun ends with the token that began it; that somebody
 //! who guesses is slowed down: tokens have 256 bits.
 //!
-//! **What if** the keys of a JWT's issuer cannot be fetched: those known go on counting; before the
-//! first, JWTs are answered 503, and tokens of the file as ever.
+//! **What if** the keys of a JWT's issuer cannot be fetched: those known go on counting for a day; after
+//! that, and before the first, JWTs are answered 503, and tokens of the file as ever.
 
 mod role;
 
@@ -25,6 +25,7 @@ mod caller;
 mod rejection;
 
 mod file;
+mod machine;
 mod tokens;
 
 mod jwks;
@@ -46,7 +47,7 @@ pub use credential::{COOKIE, presented};
 pub use policy::{Access, Policy};
 pub use rejection::Rejection;
 pub use role::{Role, UnknownRole};
-pub use settings::{Algorithms, JwksSource, Settings};
+pub use settings::{Algorithms, JwksSource, Settings, is_this_machine};
 pub use tokens::{Minted, mint};
 
 pub(in crate::http) use door::{Door, admit};

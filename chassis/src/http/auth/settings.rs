@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
-use crate::config::duration;
+use crate::config::{duration, name};
+use crate::http::auth::machine::means_this_machine;
 
 /// Who may call a service, and how long what he did is remembered; to be flattened into the service's
 /// settings. With neither tokens nor JWTs nobody is asked, which is possible on loopback only.
@@ -25,15 +26,16 @@ pub struct Settings {
     pub auth_tokens: Option<PathBuf>,
 
     /// Whose JWTs count: their `iss`, exactly.
-    #[arg(long, env = "JWT_ISSUER", value_name = "ISSUER", requires_all = ["jwt_audience", "jwt_jwks"])]
+    #[arg(long, env = "JWT_ISSUER", value_name = "ISSUER", value_parser = name, requires_all = ["jwt_audience", "jwt_jwks"])]
     pub jwt_issuer: Option<String>,
 
     /// For whom they must be made: among their `aud`.
-    #[arg(long, env = "JWT_AUDIENCE", value_name = "AUDIENCE", requires_all = ["jwt_issuer", "jwt_jwks"])]
+    #[arg(long, env = "JWT_AUDIENCE", value_name = "AUDIENCE", value_parser = name, requires_all = ["jwt_issuer", "jwt_jwks"])]
     pub jwt_audience: Option<String>,
 
     /// The issuer's public keys, a JWK set: a file, or a URL that is asked every five minutes and
-    /// when a key is missing.
+    /// when a key is missing. A URL is https, unless it is on this machine; keys that could not be fetched
+    /// again for a day count no more.
     #[arg(long, env = "JWT_JWKS", value_name = "FILE|URL", requires_all = ["jwt_issuer", "jwt_audience"])]
     pub jwt_jwks: Option<JwksSource>,
 
@@ -47,6 +49,7 @@ pub struct Settings {
         long,
         env = "JWT_ROLE_CLAIM",
         value_name = "NAME",
+        value_parser = name,
         default_value = "role"
     )]
     pub jwt_role_claim: String,
@@ -83,6 +86,12 @@ impl Settings {
 /// Whether only this machine can connect there.
 pub(super) fn is_loopback(listen: SocketAddr) -> bool {
     listen.ip().to_canonical().is_loopback()
+}
+
+/// Whether a URL leads nowhere else.
+#[must_use]
+pub fn is_this_machine(url: &reqwest::Url) -> bool {
+    url.host_str().is_some_and(means_this_machine)
 }
 
 /// Where an issuer's keys are.
@@ -123,6 +132,10 @@ impl FromStr for JwksSource {
             }
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 Err("must not hold a user or a password".to_owned())
+            }
+            // Whoever can change these keys on their way can sign tokens.
+            Ok(url) if url.scheme() == "http" && !is_this_machine(&url) => {
+                Err("must be https, unless it is on this machine".to_owned())
             }
             Ok(url) => Ok(Self::Url(url)),
             Err(error) => Err(format!("not a URL: {error}")),
@@ -204,11 +217,17 @@ mod tests {
         assert!(matches!(parse("/etc/keys.json"), Ok(JwksSource::File(_))));
         let url = parse("https://id.example/keys?key=s3cret").unwrap();
         assert_eq!(format!("{url:?}"), "https://id.example/keys");
+        for local in ["http://localhost:1/k", "http://127.0.0.1/k", "http://[::1]:1/k"] {
+            assert!(parse(local).is_ok(), "{local}");
+        }
         for wrong in [
             "",
             "ftp://id.example/keys",
             "file:///etc/keys",
             "https://u:s3cret@id.example/",
+            "http://id.example/keys",
+            "http://10.0.0.1/keys",
+            "http://localhost.id.example/keys",
             "http://",
         ] {
             let reason = parse(wrong).unwrap_err();
