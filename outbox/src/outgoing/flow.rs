@@ -159,6 +159,8 @@ pub(crate) struct Flow {
     broken: Option<Broken>,
     /// Records of a batch that was refused, with their sizes.
     refused: Vec<(i64, usize)>,
+    /// Those of a batch that was too large, until it is known how much its topic takes.
+    too_large: Vec<(i64, usize)>,
     /// The largest batch of several records.
     batch_bytes: usize,
     asked: Option<Question>,
@@ -193,6 +195,7 @@ impl Flow {
             given: 0,
             broken: None,
             refused: Vec::new(),
+            too_large: Vec::new(),
             batch_bytes,
             asked: None,
             strikes: HashMap::new(),
@@ -448,7 +451,7 @@ impl Flow {
                 });
             }
             FailureClass::Record if is_too_large(&failure) => {
-                self.refused = refused;
+                self.too_large = refused;
                 Some(Question::Limit(topic))
             }
             FailureClass::Record => {
@@ -481,8 +484,9 @@ impl Flow {
                 let shrinks = smaller < self.batch_bytes;
                 self.batch_bytes = self.batch_bytes.min(smaller);
                 // In smaller batches only what is too large itself is refused.
-                let refused = std::mem::take(&mut self.refused).into_iter();
-                let suspect = |(_, bytes): &(i64, usize)| !shrinks || bytes + ENVELOPE > smaller;
+                let refused = std::mem::take(&mut self.too_large).into_iter();
+                let most = said.unwrap_or(smaller);
+                let suspect = |(_, bytes): &(i64, usize)| !shrinks || bytes + ENVELOPE > most;
                 self.suspects
                     .extend(refused.filter(suspect).map(|(seq, _)| seq));
             }

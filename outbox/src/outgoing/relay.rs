@@ -11,7 +11,7 @@
 
 use std::{
     io::Write as _,
-    sync::Arc,
+    sync::{Arc, Once},
     time::{Duration, Instant},
 };
 
@@ -266,14 +266,17 @@ async fn check_cursor(connection: &mut PgConnection) -> Result<(), Error> {
     }
 }
 
-/// A relay's warnings are all that it has to say; without a subscriber they are lost.
+/// A relay's warnings are all that it has to say; without a subscriber they are lost. Said once.
 fn warn_if_nobody_listens() {
+    static SAID: Once = Once::new();
     if !tracing::dispatcher::has_been_set() {
-        // Nobody to be told of a failure of this.
-        let _ = writeln!(
-            std::io::stderr(),
-            "relay: no tracing subscriber is installed, so its warnings are lost; install one (for example \
-             tracing_subscriber::fmt::init()) before Relay::run"
-        );
+        SAID.call_once(|| {
+            // Nobody to be told of a failure of this.
+            let _ = writeln!(
+                std::io::stderr(),
+                "relay: no tracing subscriber is installed, so its warnings are lost; install one, as \
+                 tracing_subscriber::fmt::init(), before Relay::run"
+            );
+        });
     }
 }

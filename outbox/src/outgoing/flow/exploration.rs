@@ -635,6 +635,9 @@ impl World {
         }
         self.take_deliveries(true);
         self.withhold();
+        // The loop goes on while the broker is being asked.
+        self.take_deliveries(true);
+        self.feed(1);
         self.answer();
         self.look();
         self.take_parked();
