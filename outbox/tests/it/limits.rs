@@ -278,8 +278,10 @@ async fn a_limit_that_was_lowered_under_a_leader_makes_smaller_batches_and_parks
         AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "40000");
     let altered = admin.alter_configs([&lower], &AdminOptions::new()).await;
     altered.unwrap().pop().unwrap().unwrap();
+    // Different ones, or a batch of them would be small all the same.
+    let noise = incompressible(200 * 2_000);
     let message = |n: usize| {
-        let mut payload = incompressible(2_000);
+        let mut payload = noise[n % 200 * 2_000..][..2_000].to_vec();
         payload[..8].copy_from_slice(&n.to_be_bytes());
         Message::raw(&topic, "k", "test.sized.v1", payload)
     };
