@@ -24,8 +24,8 @@
 //! | `inbox_parked_messages` | gauge | messages | `consumer` | those that wait for an operator now; told by services |
 //! | `inbox_client_resets_total` | counter | clients | `consumer` | clients given up because they delivered nothing |
 //!
-//! `reason` is `too_large`, `invalid`, `policy`, `unknown_topic`, `not_permitted`, `no_leader`, `no_answer`, `key_blocked` or
-//! `other`; `consumer` is the consumer's name. No label holds a topic, a key, an id or anybody's free text.
+//! `reason` is `too_large`, `invalid`, `policy`, `unknown_topic`, `not_permitted`, `timestamp`, `format`, `flawed`,
+//! `no_leader`, `no_answer`, `key_blocked` or `other`; `consumer` is the consumer's name. No label holds a topic, a key, an id or anybody's free text.
 //!
 //! The other gauges are the leader's, written once a second and 0 on a standby. A process with several relays
 //! has one set of them: the last to write wins.

@@ -145,6 +145,6 @@ fn role(status: &watch::Receiver<Status>) -> Result<serde_json::Value, String> {
         Status::Paused => Ok("leading, paused by an operator".into()),
         Status::Standby => Ok("standby".into()),
         Status::Stalled => Err("leading, but the broker acknowledges nothing".to_owned()),
-        Status::Disconnected(why) => Err(format!("no database session: {why}")),
+        Status::Disconnected(why) => Err(format!("no database session that works: {why}")),
     }
 }

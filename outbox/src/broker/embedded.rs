@@ -1,7 +1,11 @@
 //! A broker inside the process: librdkafka's mock cluster, reached by the same client over TCP.
 //!
 //! It has consumer groups and idempotent produce, but no disk, and keeps 5 MiB a partition: right
-//! for a demonstration and quick tests, never where durability or speed is the subject.
+//! for a demonstration and quick tests, never where durability or speed is the subject. It ends with
+//! its process, and with it what was published to it: the relay's cursor counts those messages as
+//! sent. A relay that meets another broker than the one its cursor was acknowledged by says so.
+
+use std::future::ready;
 
 use futures::future::BoxFuture;
 use rdkafka::{
@@ -9,6 +13,7 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     producer::{BaseProducer, DefaultProducerContext, Producer as _},
 };
+use uuid::Uuid;
 
 use crate::{
     Error,
@@ -26,6 +31,8 @@ pub struct Embedded {
     /// Owns the mock cluster. Nothing is ever produced through it.
     keeper: BaseProducer<DefaultProducerContext>,
     kafka: Kafka,
+    /// Of this one: the next has none of its messages.
+    identity: String,
 }
 
 impl Embedded {
@@ -48,6 +55,7 @@ impl Embedded {
         Ok(Self {
             keeper,
             kafka: Kafka::new(bootstrap)?,
+            identity: format!("embedded-{}", Uuid::now_v7().simple()),
         })
     }
 
@@ -80,6 +88,10 @@ impl Broker for Embedded {
     fn limits<'a>(&'a self, topics: &'a [String]) -> BoxFuture<'a, Result<Limits, Error>> {
         let limit = |topic: &String| (topic.clone(), Some(DEFAULT_MAX_BYTES));
         Box::pin(async move { Ok(topics.iter().map(limit).collect()) })
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(ready(Some(self.identity.clone())))
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -84,6 +84,25 @@ impl Kafka {
         &self.bootstrap
     }
 
+    async fn create(&self, topics: &[NewTopic<'_>]) -> Result<(), Error> {
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let results = self.admin.create_topics(topics, &options).await;
+        let results = results.map_err(|error| {
+            Error::Broker(format!("{} does not answer: {error}", self.bootstrap))
+        })?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(Error::Broker(format!(
+                        "topic {name} does not exist, or may not be seen, and cannot be created: {code}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until every partition of `topic` has a leader, so that the first record sent to it
     /// does not fail.
     async fn leaders_of(&self, topic: &Topic) -> Result<(), Error> {
@@ -117,29 +136,24 @@ impl Kafka {
 impl Broker for Kafka {
     fn ensure_topics<'a>(&'a self, topics: &'a [Topic]) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
+            // Looked at first: who may not create topics may still use those that are there.
+            let (admin, names) = (
+                Arc::clone(&self.admin),
+                topics.iter().map(|topic| topic.name.clone()),
+            );
+            let names: Vec<_> = names.collect();
+            let there = blocking(move || kafka_describe::partitions(admin.inner(), &names)).await?;
+            let missing = topics.iter().zip(there);
+            let missing = missing.filter(|(_, there)| there.partitions.is_none());
             // -1 leaves the replication factor to the broker's own default.
-            let wanted: Vec<_> = topics
-                .iter()
-                .map(|topic| {
+            let wanted: Vec<_> = missing
+                .map(|(topic, _)| {
                     let partitions = i32::from(topic.partitions);
                     NewTopic::new(&topic.name, partitions, TopicReplication::Fixed(-1))
                 })
                 .collect();
-            let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
-            let results = self
-                .admin
-                .create_topics(&wanted, &options)
-                .await
-                .map_err(|error| {
-                    Error::Broker(format!("{} does not answer: {error}", self.bootstrap))
-                })?;
-            for result in results {
-                match result {
-                    Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                    Err((name, code)) => {
-                        return Err(Error::Broker(format!("cannot create topic {name}: {code}")));
-                    }
-                }
+            if !wanted.is_empty() {
+                self.create(&wanted).await?;
             }
             for topic in topics {
                 self.leaders_of(topic).await?;
@@ -176,6 +190,14 @@ impl Broker for Kafka {
                 .iter()
                 .map(|topic| (topic.clone(), said.get(topic).copied()))
                 .collect())
+        })
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Option<String>> {
+        let admin = Arc::clone(&self.admin);
+        Box::pin(async move {
+            let asked = blocking(move || Ok(admin.inner().fetch_cluster_id(PING_TIMEOUT)));
+            asked.await.ok().flatten()
         })
     }
 

@@ -14,9 +14,8 @@ use crate::{
     Error,
     broker::{
         kafka,
-        seam::{
-            Deliveries, Delivery, Failure, FailureClass, Outgoing, Producer, SendError, Tuning,
-        },
+        refusal::class_of,
+        seam::{Deliveries, Delivery, Failure, Outgoing, Producer, SendError, Tuning},
     },
 };
 
@@ -47,8 +46,10 @@ pub(super) fn open(
         .set("batch.size", tuning.batch_bytes.to_string())
         // A topic that appears is noticed within ten seconds, not five minutes.
         .set("topic.metadata.refresh.interval.ms", "10000")
-        // An unknown topic is said to be unknown after 5 s, not 30.
-        .set("topic.metadata.propagation.max.ms", "5000");
+        // An unknown topic is said to be unknown after half a second, not 30: what waits for it takes up
+        // the room of others. One that was just made, and that not every broker knows, is held for a
+        // second then.
+        .set("topic.metadata.propagation.max.ms", "500");
     ThreadedProducer::from_config_and_context(&config, Reports { deliveries })
         .map(|producer| Box::new(Kafka { producer }) as Box<dyn Producer>)
         .map_err(|error| Error::Broker(error.to_string()))
@@ -116,30 +117,9 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Sorts the broker's refusals by whose fault they are.
 fn failure(error: &KafkaError) -> Failure {
-    use RDKafkaErrorCode as Code;
-    let class = match error.rdkafka_error_code() {
-        Some(
-            Code::MessageSizeTooLarge
-            | Code::MessageBatchTooLarge
-            | Code::InvalidMessageSize
-            | Code::InvalidMessage
-            | Code::InvalidRecord
-            | Code::InvalidTimestamp
-            | Code::PolicyViolation,
-        ) => FailureClass::Record,
-        Some(
-            Code::UnknownTopicOrPartition
-            | Code::UnknownTopic
-            | Code::UnknownPartition
-            | Code::InvalidTopic
-            | Code::TopicAuthorizationFailed,
-        ) => FailureClass::Topic,
-        _ => FailureClass::Outage,
-    };
     Failure {
-        class,
+        class: class_of(error.rdkafka_error_code()),
         reason: error.to_string(),
     }
 }

@@ -12,7 +12,7 @@ mod seam;
 
 pub use embedded::Embedded;
 pub use kafka::Kafka;
-pub(crate) use refusal::{refusal, refusal_in};
+pub(crate) use refusal::{is_too_large, refusal, refusal_in};
 pub use seam::{
     Backlog, Broker, DEFAULT_MAX_BYTES, Deliveries, Delivery, Described, Failure, FailureClass,
     Limits, OnPoison, Outgoing, Producer, Progress, Record, Retention, SendError, Subscription,

@@ -24,6 +24,12 @@ pub trait Broker: Send + Sync + 'static {
         Box::pin(async { Ok(silent) })
     }
 
+    /// What the cluster calls itself: another name is another cluster, with none of its messages. `None`
+    /// where the broker does not say, or does not answer.
+    fn identity(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(ready(None))
+    }
+
     /// Asks whether the broker answers, for readiness. Fails with [`Error::Broker`].
     fn ping(&self) -> BoxFuture<'_, Result<(), Error>>;
 
@@ -232,12 +238,17 @@ impl Default for Tuning {
 }
 
 impl Tuning {
+    /// The largest record that the client can be told to let through, in bytes. A topic's own limit may
+    /// be twice that.
+    pub const MAX_RECORD_BYTES: usize = 1_000_000_000;
+
     /// For topics whose limits are these, see
     /// [`largest_and_smallest_limit`](crate::outgoing::largest_and_smallest_limit).
     #[must_use]
     pub fn for_limits(self, (largest, smallest): (usize, usize)) -> Self {
+        let max_record_bytes = self.max_record_bytes.max(largest);
         Self {
-            max_record_bytes: self.max_record_bytes.max(largest),
+            max_record_bytes: max_record_bytes.min(Self::MAX_RECORD_BYTES),
             batch_bytes: self.batch_bytes.min(smallest),
             ..self
         }
@@ -270,10 +281,16 @@ pub struct Failure {
 pub enum FailureClass {
     /// The record's, or that of another record in its batch.
     Record,
-    /// The topic's: unknown, not permitted.
+    /// The topic's: unknown, not permitted, with a setting that refuses everything.
     Topic,
-    /// Nobody's: the cluster is away, or the producer has broken. Send again with a new producer.
+    /// The broker's: the cluster is away, or the producer has broken. Send again with a new producer.
     Outage,
+    /// Ours: a log-in, a permission or a setting of the whole client. As an outage, until somebody
+    /// mends it.
+    Ours,
+    /// Nobody has said yet whose. As an outage, while the broker is not well; the topic's, if it is and
+    /// the topic goes on failing.
+    Unlisted,
 }
 
 /// A record to be sent.

@@ -27,6 +27,9 @@ pub struct Config {
     pub cursor_interval: Duration,
     /// How long a stopping relay waits for what is on its way; by default 5 s.
     pub grace: Duration,
+    /// How long a producer may answer nothing, while the broker answers, until another takes its place;
+    /// by default a minute. Costs duplicates where it was only slow.
+    pub silence: Duration,
     /// The producer's trade between latency and throughput.
     pub tuning: Tuning,
 }
@@ -51,6 +54,7 @@ impl Config {
             poll_idle: Duration::from_millis(20),
             cursor_interval: Duration::from_millis(50),
             grace: Duration::from_secs(5),
+            silence: Duration::from_secs(60),
             tuning: Tuning::default(),
         };
         match profile {

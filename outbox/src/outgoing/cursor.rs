@@ -30,6 +30,8 @@ pub(crate) struct Cursor {
     pub(crate) target: Cut,
     /// Acknowledged within the tick.
     pub(crate) last_seq: i64,
+    /// No row of the tick has a higher number.
+    pub(crate) ceiling: i64,
 }
 
 impl Cursor {
@@ -40,6 +42,7 @@ impl Cursor {
             target: settled.clone(),
             settled,
             last_seq: 0,
+            ceiling: i64::MAX,
         }
     }
 

@@ -3,15 +3,17 @@
 //! The loop is: take deliveries, keep the lease and write the cursor, feed the producer, read the
 //! next page, wait. Reading page k+1 happens while page k is on its way.
 //!
-//! When a delivery fails, it depends on whose fault it is. The topic's: its messages are held, the
-//! others flow on. The record's, or nobody's: the leader gives the producer up and starts again
-//! from the cursor; a record that was refused is then sent alone, because a record that is too
-//! large fails its whole batch, and only what is refused alone is parked. What is parked has a
-//! producer of its own, so that its failures do not concern the log: see [`parking`]. A topic that
-//! answers nothing at all while others do is held too: see `stuck`.
+//! What is to be done is decided in [`flow`](crate::outgoing::flow); here it is done. When a delivery
+//! fails, it depends on whose fault it is. The topic's: its messages are held, the others flow on. The
+//! record's, or nobody's: the leader gives the producer up and starts again from the cursor; a record
+//! that was refused is then sent alone, because a record that is too large fails its whole batch, and
+//! only what is refused alone is parked. What is parked has a producer of its own, so that its failures
+//! do not concern the log: see [`parking`]. A topic that answers nothing at all while others do is held
+//! too: see `stuck`.
 //!
 //! [`parking`]: crate::outgoing::parking
 
+mod asking;
 mod deliveries;
 mod lease_keeping;
 mod measuring;
@@ -19,33 +21,32 @@ mod parked;
 mod stuck;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
     future::Future,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sqlx::PgConnection;
-use tokio::{
-    sync::watch,
-    time::{sleep_until, timeout},
-};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
-    broker::{Broker, Delivery, SendError},
+    broker::{Broker, Delivery, SendError, Tuning},
     crash,
     outgoing::{
         config::Config,
         cursor::Cursor,
+        flow::{Flow, Room},
         lane::{Lane, Spares},
-        leader::{parked::Parked, stuck::Question},
+        leader::{
+            asking::{Asked, Identity},
+            parked::Parked,
+            stuck::Suspicion,
+        },
         lease::Lease,
         reader::Reader,
-        relay::Status,
-        ring::{Ring, Tick},
-        table::{Logged, Written, empty_partition_ahead},
+        relay::Reporter,
+        table::{Written, empty_partition_ahead},
         wire,
     },
     telemetry::Publishing,
@@ -56,8 +57,8 @@ use crate::{
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Without an acknowledgement for so long, a leader with messages on their way calls itself stalled.
 const STALLED: Duration = Duration::from_secs(3);
-/// First and longest pause after an outage that broke the producer.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often a limit that was changed is looked for.
+const LIMITS: Duration = Duration::from_secs(10);
 /// A database that answers nothing for so long is gone, whatever the socket says. Above the
 /// session's statement timeout.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -66,46 +67,38 @@ pub(super) struct Leader<'a> {
     connection: &'a mut PgConnection,
     broker: &'a dyn Broker,
     config: &'a Config,
-    status: &'a watch::Sender<Status>,
+    status: Reporter<'a>,
     lease: Lease,
 
-    /// Acknowledged.
-    cursor: Cursor,
-    /// Whether messages were acknowledged since the cursor was last written down, and when that was.
+    flow: Flow,
+    /// Whether messages were acknowledged since the cursor was last written down, when that was, and
+    /// what it returned.
     moved: bool,
     written_at: Instant,
-    /// What the last write returned, see [`Cut::floor`](crate::outgoing::cursor::Cut::floor).
-    floor: i64,
+    written: Written,
     /// Read ahead of the cursor.
     reader: Reader,
-    /// Read and not yet sent.
-    pending: VecDeque<(Arc<Tick>, Logged)>,
-    /// The tick `pending` ends, if it does.
-    ending: Option<Arc<Tick>>,
-    /// Sent and not yet acknowledged.
-    ring: Ring,
 
     /// What the log is sent through, and what would take its place.
     lane: Lane,
     spares: &'a mut Spares,
     arrived: Vec<Delivery>,
-    /// Records refused in company: to be sent alone.
-    suspects: BTreeSet<i64>,
-    /// The suspect on its way alone: its token and number.
-    alone: Option<(usize, i64)>,
-    /// The highest number that was given to a producer that has been given up since.
-    given: i64,
+    /// The producer has no room.
+    full: bool,
+    /// What producers are made with now, and whether the one in use was made with something else.
+    tuning: Tuning,
+    outdated: bool,
     parked: Parked,
-    /// What the broker is being asked about a topic that answers nothing.
-    question: Option<Question<'a>>,
-    /// An operator's wish, as of the last write.
-    paused: bool,
+    /// What the broker is being asked before anything is sent.
+    asked: Option<Asked<'a>>,
+    /// Which broker this is, until it has said so.
+    identity: Option<Identity<'a>>,
+    /// The topic that answers nothing, while the broker is being asked about it.
+    suspicion: Option<Suspicion<'a>>,
 
     acknowledged_at: Instant,
     housekept_at: Instant,
-    backoff: Duration,
-    /// Nothing is sent before.
-    resume_at: Instant,
+    limits_at: Instant,
     /// The log is not read before; the pause before it, growing while there is nothing.
     read_at: Instant,
     poll: Duration,
@@ -119,11 +112,15 @@ impl<'a> Leader<'a> {
         connection: &'a mut PgConnection,
         broker: &'a dyn Broker,
         config: &'a Config,
-        status: &'a watch::Sender<Status>,
+        status: Reporter<'a>,
         spares: &'a mut Spares,
         (lease, cursor, written): (Lease, Cursor, Written),
     ) -> Result<Self, Error> {
         let now = Instant::now();
+        let room = Room {
+            messages: config.max_in_flight,
+            bytes: config.max_in_flight_bytes,
+        };
         Ok(Self {
             connection,
             broker,
@@ -132,25 +129,22 @@ impl<'a> Leader<'a> {
             lease,
             moved: false,
             written_at: now,
-            floor: written.floor,
             reader: Reader::at(&cursor, config.page),
-            cursor,
-            pending: VecDeque::new(),
-            ending: None,
-            ring: Ring::default(),
+            written,
+            flow: Flow::at(cursor, room, config.tuning.batch_bytes, now),
             lane: spares.take(broker, &config.tuning)?,
             spares,
             arrived: Vec::new(),
-            suspects: BTreeSet::new(),
-            alone: None,
-            given: 0,
+            full: false,
+            tuning: config.tuning.clone(),
+            outdated: false,
             parked: Parked::default(),
-            question: None,
-            paused: written.paused,
+            asked: None,
+            identity: Some(broker.identity()),
+            suspicion: None,
             acknowledged_at: now,
             housekept_at: now,
-            backoff: BACKOFF.0,
-            resume_at: now,
+            limits_at: now,
             read_at: now,
             poll: config.poll_busy,
             metrics: Publishing::new(),
@@ -166,18 +160,18 @@ impl<'a> Leader<'a> {
     }
 
     async fn publish(&mut self, shutdown: &CancellationToken) -> Result<(), Error> {
-        patiently(self.remember_parked()).await?;
+        self.remember_parked().await?;
         while !shutdown.is_cancelled() {
             self.take_deliveries().await?;
             patiently(self.withhold()).await?;
             patiently(self.take_parked()).await?;
             patiently(self.keep_lease()).await?;
+            patiently(self.take_answer()).await?;
             let mut worked = false;
-            if !self.paused {
+            if !self.written.paused && !self.awaits_producer()? {
                 worked = self.feed();
-                patiently(self.withhold()).await?;
-                let ready = self.pending.is_empty() && self.ending.is_none() && self.has_room();
-                if ready && Instant::now() >= self.read_at {
+                worked |= patiently(self.withhold()).await?;
+                if self.flow.wants_rows() && Instant::now() >= self.read_at {
                     worked |= patiently(self.read()).await?;
                 }
             }
@@ -187,20 +181,18 @@ impl<'a> Leader<'a> {
         self.hand_over().await
     }
 
-    fn has_room(&self) -> bool {
-        self.ring.messages() < self.config.max_in_flight
-            && self.ring.bytes() < self.config.max_in_flight_bytes
-    }
-
     async fn read(&mut self) -> Result<bool, Error> {
         crash::point("before_read");
         self.sends.page();
-        let page = self.reader.next(self.connection, self.floor).await?;
+        let page = self
+            .reader
+            .next(self.connection, &self.lease, self.written.floor)
+            .await?;
         crash::point("after_read");
         let worked = page.as_ref().is_some_and(|page| !page.rows.is_empty());
         // Soon while there is work, unless the broker is away: then there is nothing to be early
         // for. Otherwise ever later.
-        let busy = self.ring.messages() > 0 && self.acknowledged_at.elapsed() < STALLED;
+        let busy = self.flow.in_flight() > 0 && self.acknowledged_at.elapsed() < STALLED;
         self.poll = match worked || busy {
             true => self.config.poll_busy,
             false => slower(self.poll, self.config.poll_idle),
@@ -208,77 +200,52 @@ impl<'a> Leader<'a> {
         self.read_at = Instant::now() + self.poll;
         let Some(page) = page else { return Ok(false) };
         self.metrics.read(page.rows.len());
-        if page.last {
-            self.ending = Some(Arc::clone(&page.tick));
-        } else {
+        if !page.last {
             self.read_at = Instant::now();
         }
-        let rows = page.rows.into_iter();
-        self.pending
-            .extend(rows.map(|row| (Arc::clone(&page.tick), row)));
+        self.flow.take(page);
         Ok(worked)
     }
 
     // ---- to the broker ----
 
-    /// Sends what is pending, as far as there is room. Returns whether anything was sent.
+    /// Sends what was read, as far as there is room. Returns whether anything was sent.
     fn feed(&mut self) -> bool {
         let mut worked = false;
         let now = Instant::now();
-        while self.alone.is_none() && self.has_room() && now >= self.resume_at {
-            let Some((tick, row)) = self.pending.pop_front() else {
-                if let Some(tick) = self.ending.take() {
-                    self.ring.end(&tick);
-                }
-                break;
-            };
-            let suspect = self.suspects.contains(&row.seq);
-            if suspect && self.ring.messages() > 0 {
-                self.pending.push_front((tick, row));
-                break;
-            }
-            if self.ring.messages() == 0 {
+        self.full = false;
+        loop {
+            if self.flow.in_flight() == 0 {
                 // Silence is counted from the first message that could break it.
                 self.acknowledged_at = now;
             }
-            let bytes = row.bytes();
-            let token = self.ring.push(&tick, row.seq, bytes, row.created_at, now);
-            if let Some(why) = self.parked.why_not(&row) {
-                self.parked.withhold(token, row, why);
-                continue;
-            }
+            let Some((token, row)) = self.flow.next(now) else {
+                return worked;
+            };
             crash::point("before_produce");
             let sent = wire::send(&*self.lane.producer, token, &row, &self.config.source);
             crash::point("after_produce");
             if sent == Err(SendError::Full) {
-                self.ring.take_back();
-                self.pending.push_front((tick, row));
-                break;
+                self.full = true;
+                self.flow.not_sent(token, row);
+                return worked;
             }
             worked = true;
             self.sends.sent(token, &row);
-            if suspect {
-                self.alone = Some((token, row.seq));
-            }
             if let Err(SendError::Failed(failure)) = sent {
                 // As if the broker had answered.
                 let result = Err(failure);
                 self.arrived.push(Delivery { token, result });
-                break;
+                return worked;
             }
         }
-        worked
     }
 
-    /// Forgets what was read and is on its way; it is read and sent again.
+    /// Forgets what was read and is in flight; it is read and sent again.
     fn rewind(&mut self) {
         self.sends.rewind();
-        self.ring.clear();
-        self.pending.clear();
-        self.parked.withheld.clear();
-        self.ending = None;
-        self.alone = None;
-        self.reader = Reader::at(&self.cursor, self.config.page);
+        self.flow.rewind();
+        self.reader = Reader::at(self.flow.cursor(), self.config.page);
     }
 
     /// Empties the partition ahead of the writers and sees to what is parked.
@@ -290,7 +257,9 @@ impl<'a> Leader<'a> {
         if empty_partition_ahead(self.connection).await? {
             self.metrics.partition_emptied();
         }
-        self.spares.refill(self.broker, &self.config.tuning)?;
+        self.look_at_broker().await?;
+        self.look_for_limits().await?;
+        self.spares.refill(self.broker, &self.tuning)?;
         self.look_for_stuck().await?;
         self.measure().await?;
         self.look_for_parked().await
@@ -301,8 +270,10 @@ impl<'a> Leader<'a> {
             tokio::task::yield_now().await;
             return;
         }
-        // At least a little even if reading is due: there was no room for it.
-        let least = match self.paused {
+        // At least a little even if reading is due: there was no room for it. Room comes with a
+        // delivery, which is waited for as well.
+        let waits = self.written.paused || self.full || !self.flow.wants_rows();
+        let least = match waits {
             true => self.config.poll_idle,
             false => self.config.poll_busy,
         };

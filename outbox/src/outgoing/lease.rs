@@ -11,12 +11,36 @@ use crate::{Error, outgoing::table};
 pub(crate) struct Lease {
     epoch: i64,
     owner: String,
+    /// The server's process it was taken in. Snapshots and cursor in memory are that session's: after a
+    /// crash of the server, another would take them for its own (a pooler hides that it is another).
+    backend: i32,
 }
 
 impl Lease {
-    pub(crate) fn new(epoch: i64, owner: &str) -> Self {
+    pub(crate) fn new(epoch: i64, owner: &str, backend: i32) -> Self {
         let owner = owner.to_owned();
-        Self { epoch, owner }
+        Self {
+            epoch,
+            owner,
+            backend,
+        }
+    }
+
+    /// Refuses to go on in another session than the one it was taken in.
+    pub(crate) fn check_backend(&self, answered: i32) -> Result<(), Error> {
+        if answered == self.backend {
+            return Ok(());
+        }
+        Err(Error::transient(format!(
+            "another process of the server ({answered} instead of {}) answers in this session: what is \
+             remembered is forgotten; connect the relay to the server itself, not to a pooler that \
+             shares sessions",
+            self.backend
+        )))
+    }
+
+    pub(crate) fn backend(&self) -> i32 {
+        self.backend
     }
 
     pub(crate) fn epoch(&self) -> i64 {

@@ -1,7 +1,8 @@
 //! Reads the log: snapshot by snapshot, page by page.
 //!
 //! Promised: every row of every committed transaction is read once per life of a reader, in the
-//! order of `seq` inside a tick; a page costs a page, whatever the backlog. Not promised: order
+//! order of `seq` inside a tick; a page costs a page, whatever the backlog, and has so many rows and
+//! bytes at most, but one row at least. Not promised: order
 //! across ticks by `seq`: a transaction that was open may hold lower numbers than those already
 //! read.
 
@@ -13,14 +14,16 @@ use crate::{
     Error,
     outgoing::{
         cursor::{Cursor, Cut},
+        lease::Lease,
+        logged::Logged,
         ring::Tick,
-        table::{self, Logged},
+        table::{self, Bounds},
     },
 };
 
 /// Rows of the first page; later pages are as large as their bytes allow.
 const FIRST_PAGE: usize = 100;
-/// Bytes of a page to aim at.
+/// Bytes of a page. A row that is larger is a page of its own.
 const PAGE_BYTES: usize = 8 << 20;
 
 /// Rows of one tick.
@@ -45,8 +48,12 @@ impl Reader {
     /// Goes on from a cursor, in pages of at most `max_page` rows.
     pub(crate) fn at(cursor: &Cursor, max_page: usize) -> Self {
         let tick = (!cursor.is_between_ticks()).then(|| {
-            let (settled, target) = (cursor.settled.clone(), cursor.target.clone());
-            Open::new(settled, target, cursor.last_seq)
+            let tick = Tick {
+                settled: cursor.settled.clone(),
+                target: cursor.target.clone(),
+                ceiling: cursor.ceiling,
+            };
+            Open::new(tick, cursor.last_seq)
         });
         Self {
             settled: cursor.settled.clone(),
@@ -61,26 +68,37 @@ impl Reader {
     pub(crate) async fn next(
         &mut self,
         connection: &mut PgConnection,
+        lease: &Lease,
         floor: i64,
     ) -> Result<Option<Page>, Error> {
         let mut open = match self.tick.take() {
             Some(open) => open,
             None => {
-                let snapshot = table::snapshot(connection).await?;
+                let now = table::snapshot(connection).await?;
+                lease.check_backend(now.backend)?;
+                let (snapshot, ceiling) = (now.snapshot, now.ceiling);
                 if snapshot == self.settled.snapshot {
                     return Ok(None);
                 }
-                Open::new(self.settled.clone(), Cut { snapshot, floor }, 0)
+                let tick = Tick {
+                    settled: self.settled.clone(),
+                    target: Cut { snapshot, floor },
+                    ceiling,
+                };
+                Open::new(tick, 0)
             }
         };
-        let mut rows = Vec::new();
+        let (mut rows, mut bytes) = (Vec::new(), 0);
         let last = loop {
             open.fill(connection, self.page).await?;
             match open.pop() {
-                Some(row) => rows.push(row),
+                Some(row) => {
+                    bytes += row.bytes();
+                    rows.push(row);
+                }
                 None => break true,
             }
-            if rows.len() >= self.page {
+            if rows.len() >= self.page || bytes >= PAGE_BYTES {
                 break false;
             }
         };
@@ -94,7 +112,8 @@ impl Reader {
         Ok(Some(Page { tick, rows, last }))
     }
 
-    /// Pages are bounded by rows and, judging by the page before, by bytes.
+    /// The next page has as many rows as have had room in this one: what is looked at and left is work
+    /// for nothing.
     fn adapt(&mut self, rows: &[Logged]) {
         let bytes: usize = rows.iter().map(Logged::bytes).sum();
         if let Some(each) = bytes.checked_div(rows.len()) {
@@ -114,13 +133,14 @@ struct Open {
 }
 
 impl Open {
-    fn new(settled: Cut, target: Cut, after: i64) -> Self {
-        let xids = settled.snapshot.ended_since(&target.snapshot);
-        let began = settled.snapshot.xmax() < target.snapshot.xmax();
+    fn new(tick: Tick, after: i64) -> Self {
+        let (settled, target) = (&tick.settled.snapshot, &tick.target.snapshot);
+        let xids = settled.ended_since(target);
+        let began = settled.xmax() < target.xmax();
         Self {
             late: Source::new(!xids.is_empty(), Rows::Of(xids), after),
             new: Source::new(began, Rows::Began { paged: false }, after),
-            bounds: Arc::new(Tick { settled, target }),
+            bounds: Arc::new(tick),
         }
     }
 
@@ -179,25 +199,28 @@ impl Source {
         if !self.more || !self.rows.is_empty() {
             return Ok(());
         }
-        let limit = i64::try_from(page).unwrap_or(i64::MAX);
-        let mut rows = match &mut self.of {
-            Rows::Of(xids) => table::of_transactions(connection, xids, self.after, limit).await?,
+        let bounds = Bounds {
+            rows: i64::try_from(page).unwrap_or(i64::MAX),
+            bytes: PAGE_BYTES as i64,
+        };
+        let (mut rows, more) = match &mut self.of {
+            Rows::Of(xids) => table::of_transactions(connection, xids, self.after, bounds).await?,
             Rows::Began { paged } => {
-                let mut rows = Vec::new();
+                let mut read = (Vec::new(), true);
                 if !*paged {
                     // A tick is usually small: exactly its rows by the index on xid, sorted here.
-                    rows = table::began_in(connection, tick, self.after, limit).await?;
-                    *paged = rows.len() >= page;
+                    read = table::began_in(connection, tick, self.after, bounds).await?;
+                    *paged = read.1;
                     self.after = self.after.max(tick.settled.floor);
                 }
                 if *paged {
-                    rows = table::began_in_by_seq(connection, tick, self.after, limit).await?;
+                    read = table::began_in_by_seq(connection, tick, self.after, bounds).await?;
                 }
-                rows
+                read
             }
         };
         rows.sort_unstable_by_key(|row| row.seq);
-        self.more = rows.len() >= page;
+        self.more = more;
         self.after = rows.last().map_or(self.after, |row| row.seq);
         self.rows = rows.into();
         Ok(())

@@ -9,7 +9,11 @@
 //! process. (Transaction ids and numbers that were never flushed are given out again after a crash
 //! of the server: a snapshot remembered across it would skip messages.)
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    sync::{Arc, Once},
+    time::{Duration, Instant},
+};
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::{sync::watch, time::sleep};
@@ -19,7 +23,7 @@ use uuid::Uuid;
 use crate::{
     Error,
     broker::Broker,
-    crash,
+    caught, crash,
     outgoing::{
         config::Config,
         lane::Spares,
@@ -33,11 +37,17 @@ use crate::{
 /// First and longest pause after a lost session; it doubles while sessions go on failing. The
 /// longest is what a server that comes back may wait for us.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// A session that follows a failed one must have worked for so long until it counts as working: one that
+/// ends again and again, a moment after it began, is none.
+const STEADY: Duration = Duration::from_secs(3);
+/// How often a standby asks for the lease, in parts of its length; and how much longer than the question
+/// took it waits at least, so that a row with many old versions does not become a load.
+const ASKING: (u32, u32) = (8, 20);
 
 /// What a relay is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
-    /// Without a database session; the text is why.
+    /// Without a database session that works; the text is why.
     Disconnected(String),
     /// Another relay leads.
     Standby,
@@ -47,6 +57,32 @@ pub enum Status {
     Paused,
     /// It leads, and the broker has acknowledged nothing for a while.
     Stalled,
+}
+
+/// Says what a leader is doing, to whoever asks.
+pub(super) struct Reporter<'a> {
+    status: &'a watch::Sender<Status>,
+    /// Before, a former session's failure is what there is to say.
+    steady_at: Instant,
+}
+
+impl Reporter<'_> {
+    /// Notes a status, unless it is too early to say that all is well again.
+    pub(super) fn steadily(&self, status: Status) {
+        if Instant::now() < self.steady_at {
+            return;
+        }
+        self.status.send_if_modified(|current| {
+            let changed = *current != status;
+            if changed && status == Status::Stalled {
+                tracing::warn!("the broker acknowledges nothing; waiting for it");
+            } else if changed && *current == Status::Stalled {
+                tracing::info!("the broker acknowledges again");
+            }
+            *current = status;
+            changed
+        });
+    }
 }
 
 /// A relay for one database.
@@ -87,6 +123,7 @@ impl Relay {
     /// logged, shown by [`Relay::status`], and tried again.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), Error> {
         telemetry::describe_metrics();
+        warn_if_nobody_listens();
         self.config.check()?;
         let mut spares = Spares::default();
         let result = self.sessions(&shutdown, &mut spares).await;
@@ -99,10 +136,20 @@ impl Relay {
         shutdown: &CancellationToken,
         spares: &mut Spares,
     ) -> Result<(), Error> {
-        let mut pause = PAUSE.0;
+        let (mut pause, mut failed) = (PAUSE.0, false);
         while !shutdown.is_cancelled() {
-            let error = match self.session(shutdown, spares, &mut pause).await {
-                Ok(()) => continue,
+            let began = Instant::now();
+            let steady_at = match failed {
+                true => began + STEADY,
+                false => began,
+            };
+            // A panic ends the session, not the relay.
+            let session = caught(self.session(shutdown, spares, steady_at));
+            let error = match session.await {
+                Ok(()) => {
+                    failed = false;
+                    continue;
+                }
                 Err(Error::Fenced) => {
                     tracing::warn!("lost the lease, standing by");
                     continue;
@@ -110,6 +157,10 @@ impl Relay {
                 Err(error @ Error::ForeignCursor(_)) => return Err(error),
                 Err(error) => error,
             };
+            failed = true;
+            if began.elapsed() > STEADY {
+                pause = PAUSE.0;
+            }
             tracing::warn!(%error, retry_in = ?pause, "relay session ended");
             self.status
                 .send_replace(Status::Disconnected(error.to_string()));
@@ -127,11 +178,13 @@ impl Relay {
         &self,
         shutdown: &CancellationToken,
         spares: &mut Spares,
-        pause: &mut Duration,
+        steady_at: Instant,
     ) -> Result<(), Error> {
         let connecting = table::connect(&self.database, self.config.lease);
         let mut connection = patiently(connecting).await?;
-        let result = self.lead(&mut connection, shutdown, spares, pause).await;
+        let result = self
+            .lead(&mut connection, shutdown, spares, steady_at)
+            .await;
         telemetry::lease_held(false);
         if result.is_ok() {
             // Best effort: the server notices a closed socket too.
@@ -145,31 +198,35 @@ impl Relay {
         connection: &mut PgConnection,
         shutdown: &CancellationToken,
         spares: &mut Spares,
-        pause: &mut Duration,
+        steady_at: Instant,
     ) -> Result<(), Error> {
         patiently(check_cursor(connection)).await?;
-        self.status.send_replace(Status::Standby);
+        let status = Reporter {
+            status: &self.status,
+            steady_at,
+        };
+        status.steadily(Status::Standby);
         // Ready before it is needed.
         let config = self.for_the_topics(connection).await?;
         spares.refill(&*self.broker, &config.tuning)?;
         let taken = loop {
+            let asked = Instant::now();
             let acquiring = table::acquire(connection, &self.owner, self.config.lease);
             if let Some(taken) = patiently(acquiring).await? {
                 break taken;
             }
-            *pause = PAUSE.0;
+            status.steadily(Status::Standby);
+            let pause = (self.config.lease / ASKING.0).max(asked.elapsed() * ASKING.1);
             tokio::select! {
-                () = sleep(self.config.lease / 8) => {}
+                () = sleep(pause.min(self.config.lease)) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
         };
-        tracing::info!(
-            epoch = taken.0.epoch(),
-            last_seq = taken.1.last_seq,
-            "leading"
-        );
+        let (lease, cursor, written) = &taken;
+        let (epoch, last_seq) = (lease.epoch(), cursor.last_seq);
+        tracing::info!(epoch, last_seq, "leading");
         telemetry::lease_held(true);
-        self.status.send_replace(match taken.2.paused {
+        status.steadily(match written.paused {
             true => Status::Paused,
             false => Status::Leading,
         });
@@ -177,8 +234,7 @@ impl Relay {
         // Once more: a database restored under a standby's feet gives it another's cursor.
         patiently(check_cursor(connection)).await?;
         let config = self.for_the_topics(connection).await?;
-        let (broker, status) = (&*self.broker, &self.status);
-        Leader::new(connection, broker, &config, status, spares, taken)?
+        Leader::new(connection, &*self.broker, &config, status, spares, taken)?
             .run(shutdown)
             .await
     }
@@ -207,5 +263,20 @@ async fn check_cursor(connection: &mut PgConnection) -> Result<(), Error> {
         (true, false) => Err(Error::ForeignCursor(format!(
             "the cursor is ahead of this cluster's transaction ids (rewound): {advice}"
         ))),
+    }
+}
+
+/// A relay's warnings are all that it has to say; without a subscriber they are lost. Said once.
+fn warn_if_nobody_listens() {
+    static SAID: Once = Once::new();
+    if !tracing::dispatcher::has_been_set() {
+        SAID.call_once(|| {
+            // Nobody to be told of a failure of this.
+            let _ = writeln!(
+                std::io::stderr(),
+                "relay: no tracing subscriber is installed, so its warnings are lost; install one, as \
+                 tracing_subscriber::fmt::init(), before Relay::run"
+            );
+        });
     }
 }

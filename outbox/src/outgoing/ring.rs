@@ -18,17 +18,32 @@ use crate::outgoing::cursor::{Cursor, Cut};
 pub(crate) struct Tick {
     pub(crate) settled: Cut,
     pub(crate) target: Cut,
+    /// No row of it has a higher number. Above lies what has come since, which may be much.
+    pub(crate) ceiling: i64,
+}
+
+/// A message that was given to the broker's client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) seq: i64,
+    pub(crate) topic: Arc<str>,
+    pub(crate) bytes: usize,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) sent_at: Instant,
 }
 
 #[derive(Debug)]
 struct Slot {
     tick: Arc<Tick>,
     /// `None` marks the end of the tick.
-    seq: Option<i64>,
-    bytes: usize,
-    created_at: DateTime<Utc>,
-    sent_at: Instant,
+    message: Option<Sent>,
     fate: Fate,
+}
+
+impl Slot {
+    fn seq(&self) -> Option<i64> {
+        self.message.as_ref().map(|message| message.seq)
+    }
 }
 
 /// What became of a slot.
@@ -42,9 +57,10 @@ enum Fate {
 }
 
 /// A message that holds the cursor back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Oldest {
     pub(crate) seq: i64,
+    pub(crate) topic: Arc<str>,
     pub(crate) sent_at: Instant,
     /// How much later a message was sent that the broker has acknowledged already.
     pub(crate) overtaken_by: Option<Duration>,
@@ -62,25 +78,15 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Notes a message about to be sent and returns its token.
-    pub(crate) fn push(
-        &mut self,
-        tick: &Arc<Tick>,
-        seq: i64,
-        bytes: usize,
-        created_at: DateTime<Utc>,
-        sent_at: Instant,
-    ) -> usize {
+    pub(crate) fn push(&mut self, tick: &Arc<Tick>, message: Sent) -> usize {
         let token = self.front + self.slots.len();
+        self.messages += 1;
+        self.bytes += message.bytes;
         self.slots.push_back(Slot {
             tick: Arc::clone(tick),
-            seq: Some(seq),
-            bytes,
-            created_at,
-            sent_at,
+            message: Some(message),
             fate: Fate::Open,
         });
-        self.messages += 1;
-        self.bytes += bytes;
         token
     }
 
@@ -89,17 +95,14 @@ impl Ring {
         // An empty tick after an ended one: only the later end counts. Otherwise a single message
         // stuck in an outage would let ends pile up behind it.
         if let Some(slot) = self.slots.back_mut()
-            && slot.seq.is_none()
+            && slot.message.is_none()
         {
             slot.tick = Arc::clone(tick);
             return;
         }
         self.slots.push_back(Slot {
             tick: Arc::clone(tick),
-            seq: None,
-            bytes: 0,
-            created_at: DateTime::UNIX_EPOCH,
-            sent_at: Instant::now(),
+            message: None,
             fate: Fate::Aside,
         });
     }
@@ -121,22 +124,22 @@ impl Ring {
         }
     }
 
-    /// The number a token stands for, while it is outstanding.
-    pub(crate) fn seq_of(&self, token: usize) -> Option<i64> {
+    /// The message a token stands for, while it is outstanding.
+    pub(crate) fn message(&self, token: usize) -> Option<&Sent> {
         let index = token.checked_sub(self.front)?;
-        self.slots.get(index)?.seq
+        self.slots.get(index)?.message.as_ref()
     }
 
     /// The highest number of those outstanding; 0 when there are none.
     pub(crate) fn highest_seq(&self) -> i64 {
-        let seqs = self.slots.iter().filter_map(|slot| slot.seq);
+        let seqs = self.slots.iter().filter_map(Slot::seq);
         seqs.max().unwrap_or(0)
     }
 
     /// Moves over the unbroken run of slots at the front that nobody waits for any more; where it
     /// ends is the new cursor. `None` when nothing moved. `published` is told of each message that
     /// was acknowledged when it was enqueued.
-    pub(crate) fn advance(&mut self, mut published: impl FnMut(DateTime<Utc>)) -> Option<Cursor> {
+    pub(crate) fn advance(&mut self, mut published: impl FnMut(&Sent)) -> Option<Cursor> {
         let mut last = None;
         while self
             .slots
@@ -145,29 +148,34 @@ impl Ring {
         {
             let slot = self.slots.pop_front()?;
             self.front += 1;
-            self.messages -= usize::from(slot.seq.is_some());
-            if slot.fate == Fate::Acknowledged {
-                published(slot.created_at);
+            if let Some(message) = &slot.message {
+                self.messages -= 1;
+                self.bytes -= message.bytes;
+                if slot.fate == Fate::Acknowledged {
+                    published(message);
+                }
             }
-            self.bytes -= slot.bytes;
             last = Some(slot);
         }
-        last.map(|slot| match slot.seq {
+        last.map(|slot| match slot.seq() {
             Some(last_seq) => Cursor {
                 settled: slot.tick.settled.clone(),
                 target: slot.tick.target.clone(),
                 last_seq,
+                ceiling: slot.tick.ceiling,
             },
             None => Cursor::at(slot.tick.target.clone()),
         })
     }
 
-    /// Undoes the last push: the message was not sent after all.
-    pub(crate) fn take_back(&mut self) {
-        if let Some(slot) = self.slots.pop_back() {
-            self.messages -= usize::from(slot.seq.is_some());
-            self.bytes -= slot.bytes;
+    /// Undoes the last push: the message was not sent after all. Returns its tick.
+    pub(crate) fn take_back(&mut self) -> Option<Arc<Tick>> {
+        let slot = self.slots.pop_back()?;
+        if let Some(message) = &slot.message {
+            self.messages -= 1;
+            self.bytes -= message.bytes;
         }
+        Some(slot.tick)
     }
 
     /// Whether the cursor has moved over a token.
@@ -187,20 +195,23 @@ impl Ring {
     /// The message that holds the cursor back, if one does.
     pub(crate) fn oldest(&self) -> Option<Oldest> {
         let front = self.slots.front().filter(|slot| slot.fate == Fate::Open)?;
-        let acknowledged = |slot: &&Slot| slot.fate == Fate::Acknowledged;
-        let last = self.slots.iter().rev().find(acknowledged);
+        let front = front.message.as_ref()?;
+        let acknowledged = self.slots.iter().rev();
+        let mut acknowledged = acknowledged.filter(|slot| slot.fate == Fate::Acknowledged);
+        let last = acknowledged.find_map(|slot| slot.message.as_ref());
         Some(Oldest {
-            seq: front.seq?,
+            seq: front.seq,
+            topic: Arc::clone(&front.topic),
             sent_at: front.sent_at,
-            overtaken_by: last.map(|slot| slot.sent_at.saturating_duration_since(front.sent_at)),
+            overtaken_by: last.map(|last| last.sent_at.saturating_duration_since(front.sent_at)),
         })
     }
 
-    /// The messages on their way, by token and number.
-    pub(crate) fn outstanding(&self) -> impl Iterator<Item = (usize, i64)> {
+    /// The messages on their way, by token.
+    pub(crate) fn outstanding(&self) -> impl Iterator<Item = (usize, &Sent)> {
         let slots = (self.front..).zip(&self.slots);
         let open = slots.filter(|(_, slot)| slot.fate == Fate::Open);
-        open.filter_map(|(token, slot)| Some((token, slot.seq?)))
+        open.filter_map(|(token, slot)| Some((token, slot.message.as_ref()?)))
     }
 
     /// Messages not yet moved over.
@@ -227,7 +238,18 @@ mod tests {
         Arc::new(Tick {
             settled: cut(settled),
             target: cut(target),
+            ceiling: i64::MAX,
         })
+    }
+
+    fn sent(seq: i64, bytes: usize, sent_at: Instant) -> Sent {
+        Sent {
+            seq,
+            topic: "t".into(),
+            bytes,
+            created_at: Utc::now(),
+            sent_at,
+        }
     }
 
     fn place(cursor: &Cursor) -> (String, String, i64) {
@@ -243,14 +265,14 @@ mod tests {
         let first = tick("1:1:", "9:9:");
         let mut ring = Ring::default();
         let tokens: Vec<_> = (10..14)
-            .map(|seq| ring.push(&first, seq, 100, Utc::now(), Instant::now()))
+            .map(|seq| ring.push(&first, sent(seq, 100, Instant::now())))
             .collect();
         ring.acknowledge(tokens[1]);
         ring.acknowledge(tokens[2]);
-        assert_eq!(ring.advance(drop), None);
+        assert_eq!(ring.advance(|_| ()), None);
 
         ring.acknowledge(tokens[0]);
-        let cursor = ring.advance(drop).unwrap();
+        let cursor = ring.advance(|_| ()).unwrap();
         assert_eq!(place(&cursor), ("1:1:".into(), "9:9:".into(), 12));
         assert_eq!((ring.messages(), ring.bytes()), (1, 100));
     }
@@ -259,13 +281,13 @@ mod tests {
     fn an_ended_tick_settles_its_target_even_with_the_next_one_under_way() {
         let (first, second) = (tick("1:1:", "9:9:"), tick("9:9:", "20:20:"));
         let mut ring = Ring::default();
-        let a = ring.push(&first, 10, 1, Utc::now(), Instant::now());
+        let a = ring.push(&first, sent(10, 1, Instant::now()));
         ring.end(&first);
-        let b = ring.push(&second, 4, 1, Utc::now(), Instant::now());
+        let b = ring.push(&second, sent(4, 1, Instant::now()));
         ring.acknowledge(a);
-        assert_eq!(ring.advance(drop).unwrap(), Cursor::at(cut("9:9:")));
+        assert_eq!(ring.advance(|_| ()).unwrap(), Cursor::at(cut("9:9:")));
         ring.acknowledge(b);
-        let cursor = ring.advance(drop).unwrap();
+        let cursor = ring.advance(|_| ()).unwrap();
         assert_eq!(place(&cursor), ("9:9:".into(), "20:20:".into(), 4));
         assert_eq!(ring.messages(), 0);
     }
@@ -273,7 +295,7 @@ mod tests {
     #[test]
     fn ends_of_empty_ticks_do_not_pile_up_behind_a_stuck_message() {
         let mut ring = Ring::default();
-        let stuck = ring.push(&tick("1:1:", "2:2:"), 10, 1, Utc::now(), Instant::now());
+        let stuck = ring.push(&tick("1:1:", "2:2:"), sent(10, 1, Instant::now()));
         ring.end(&tick("1:1:", "2:2:"));
         for n in 2..100 {
             ring.end(&tick(
@@ -283,21 +305,21 @@ mod tests {
         }
         assert_eq!(ring.slots.len(), 2);
         ring.acknowledge(stuck);
-        assert_eq!(ring.advance(drop).unwrap(), Cursor::at(cut("100:100:")));
+        assert_eq!(ring.advance(|_| ()).unwrap(), Cursor::at(cut("100:100:")));
     }
 
     #[test]
     fn an_acknowledgement_from_before_a_clear_is_ignored() {
         let only = tick("1:1:", "9:9:");
         let mut ring = Ring::default();
-        let old = ring.push(&only, 10, 1, Utc::now(), Instant::now());
+        let old = ring.push(&only, sent(10, 1, Instant::now()));
         ring.clear();
-        let new = ring.push(&only, 10, 1, Utc::now(), Instant::now());
+        let new = ring.push(&only, sent(10, 1, Instant::now()));
         assert_ne!(old, new);
         ring.acknowledge(old);
-        assert_eq!(ring.advance(drop), None);
-        assert_eq!(ring.seq_of(old), None);
-        assert_eq!(ring.seq_of(new), Some(10));
+        assert_eq!(ring.advance(|_| ()), None);
+        assert_eq!(ring.message(old), None);
+        assert_eq!(ring.message(new).unwrap().seq, 10);
     }
 
     #[test]
@@ -305,7 +327,7 @@ mod tests {
         let only = tick("1:1:", "9:9:");
         let mut ring = Ring::default();
         let tokens: Vec<_> = (10..13)
-            .map(|seq| ring.push(&only, seq, 1, Utc::now(), Instant::now()))
+            .map(|seq| ring.push(&only, sent(seq, 1, Instant::now())))
             .collect();
         ring.set_aside(tokens[0]);
         ring.acknowledge(tokens[1]);
@@ -321,16 +343,17 @@ mod tests {
         assert_eq!(ring.oldest(), None);
         let start = Instant::now();
         let later = start + Duration::from_secs(2);
-        let stuck = ring.push(&only, 10, 1, Utc::now(), start);
-        let next = ring.push(&only, 11, 1, Utc::now(), later);
-        let last = ring.push(&only, 12, 1, Utc::now(), later);
+        let stuck = ring.push(&only, sent(10, 1, start));
+        let next = ring.push(&only, sent(11, 1, later));
+        let last = ring.push(&only, sent(12, 1, later));
         assert_eq!(ring.oldest().unwrap().overtaken_by, None);
         ring.acknowledge(next);
         ring.set_aside(last);
         let oldest = ring.oldest().unwrap();
         assert_eq!((oldest.seq, oldest.sent_at), (10, start));
         assert_eq!(oldest.overtaken_by, Some(Duration::from_secs(2)));
-        assert_eq!(ring.outstanding().collect::<Vec<_>>(), [(stuck, 10)]);
+        let outstanding = ring.outstanding().map(|(token, sent)| (token, sent.seq));
+        assert_eq!(outstanding.collect::<Vec<_>>(), [(stuck, 10)]);
         ring.acknowledge(stuck);
         assert_eq!(ring.oldest(), None, "nothing holds the cursor back");
     }

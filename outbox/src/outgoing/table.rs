@@ -2,47 +2,23 @@
 //!
 //! `xid8` and `pg_snapshot` travel as text: the driver has no type for them.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, PgExecutor, PgTransaction, postgres::PgConnectOptions,
-    types::Json,
 };
-use uuid::Uuid;
 
 use crate::{
     Error, crash,
-    message::Headers,
     outgoing::{
         cursor::{Cursor, Cut},
         lease::Lease,
+        logged::{Fetched, Logged, cut},
         ring::Tick,
         snapshot::{ParseError, Snapshot},
         unsent::Sent,
     },
 };
-
-/// A row of the log.
-#[derive(Debug, Clone)]
-pub(crate) struct Logged {
-    pub(crate) seq: i64,
-    pub(crate) message_id: Uuid,
-    pub(crate) topic: String,
-    pub(crate) key: String,
-    pub(crate) kind: String,
-    pub(crate) payload: Option<Vec<u8>>,
-    pub(crate) traceparent: Option<String>,
-    pub(crate) headers: Option<Json<Headers>>,
-    pub(crate) created_at: DateTime<Utc>,
-}
-
-impl Logged {
-    /// A rough size in memory, in bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.payload.as_ref().map_or(0, Vec::len) + self.key.len() + 256
-    }
-}
 
 // ---- the relay's session ----
 
@@ -77,67 +53,120 @@ pub(crate) async fn connect(
 }
 
 /// What is visible now.
-pub(crate) async fn snapshot(connection: &mut PgConnection) -> Result<Snapshot, Error> {
-    let text = sqlx::query_scalar!(r#"select pg_current_snapshot()::text as "snapshot!""#)
-        .fetch_one(connection)
-        .await?;
-    parse(&text)
+pub(crate) async fn snapshot(connection: &mut PgConnection) -> Result<Now, Error> {
+    let row = sqlx::query!(
+        r#"select pg_current_snapshot()::text as "snapshot!", last_value, pg_backend_pid() as "backend!"
+           from outbox.log_seq"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Now {
+        snapshot: parse(&row.snapshot)?,
+        ceiling: row.last_value,
+        backend: row.backend,
+    })
+}
+
+/// A moment of the database, as one of its sessions sees it.
+#[derive(Debug)]
+pub(crate) struct Now {
+    pub(crate) snapshot: Snapshot,
+    /// No transaction visible in the snapshot has drawn a higher number: the sequence is read after the
+    /// snapshot is taken.
+    pub(crate) ceiling: i64,
+    /// The server's process that answered.
+    pub(crate) backend: i32,
+}
+
+/// Rows read, and whether there may be more of them.
+pub(crate) type Rows = (Vec<Logged>, bool);
+
+/// How much is read at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) rows: i64,
+    /// Of payloads. A row that is larger comes alone.
+    pub(crate) bytes: i64,
+}
+
+impl Bounds {
+    fn rows(&self, fetched: Vec<Fetched>) -> Rows {
+        let all = i64::try_from(fetched.len()).unwrap_or(i64::MAX);
+        let (rows, full) = cut(fetched);
+        (rows, full || all >= self.rows)
+    }
 }
 
 /// Rows of the transactions that began in a tick, by the index on `xid`, whose order is asked for so
 /// that no other index will do.
+///
+/// As in the statements below, a payload beyond the bounds is left where it is: its length is known
+/// without it.
 pub(crate) async fn began_in(
     connection: &mut PgConnection,
     tick: &Tick,
     after: i64,
-    limit: i64,
-) -> Result<Vec<Logged>, Error> {
-    Ok(sqlx::query_as!(
-        Logged,
-        r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                  headers as "headers: Json<Headers>", created_at
-           from outbox.log
-           where xid >= $1::text::xid8 and xid < $2::text::xid8
-             and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-             and seq > $4
-           order by xid, seq
-           limit $5"#,
+    bounds: Bounds,
+) -> Result<Rows, Error> {
+    let fetched = sqlx::query_as!(
+        Fetched,
+        r#"select seq, message_id, topic, key, kind, case when fits then payload end as payload,
+                  traceparent, headers as "headers: _", created_at as "created_at: _",
+                  fits as "fits!"
+           from (select *, coalesce(sum(octet_length(payload)) over (
+                               order by xid, seq rows between unbounded preceding and 1 preceding), 0)
+                               < $6 as fits
+                 from (select * from outbox.log
+                       where xid >= $1::text::xid8 and xid < $2::text::xid8
+                         and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+                         and seq > $4
+                       order by xid, seq
+                       limit $5) as next) as next"#,
         tick.settled.snapshot.xmax().to_string(),
         tick.target.snapshot.xmax().to_string(),
         tick.target.snapshot.to_string(),
         after,
-        limit,
+        bounds.rows,
+        bounds.bytes,
     )
     .fetch_all(connection)
-    .await?)
+    .await?;
+    Ok(bounds.rows(fetched))
 }
 
 /// The same rows in the order of `seq`, by the index on that, for a tick that is larger than a page.
-/// From the tick's floor there is little else above.
+/// From the tick's floor there is little else above, and above its ceiling nothing of it.
 pub(crate) async fn began_in_by_seq(
     connection: &mut PgConnection,
     tick: &Tick,
     after: i64,
-    limit: i64,
-) -> Result<Vec<Logged>, Error> {
-    Ok(sqlx::query_as!(
-        Logged,
-        r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                  headers as "headers: Json<Headers>", created_at
-           from outbox.log
-           where xid >= $1::text::xid8 and xid < $2::text::xid8
-             and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-             and seq > $4
-           order by seq
-           limit $5"#,
+    bounds: Bounds,
+) -> Result<Rows, Error> {
+    let fetched = sqlx::query_as!(
+        Fetched,
+        r#"select seq, message_id, topic, key, kind, case when fits then payload end as payload,
+                  traceparent, headers as "headers: _", created_at as "created_at: _",
+                  fits as "fits!"
+           from (select *, coalesce(sum(octet_length(payload)) over (
+                               order by seq rows between unbounded preceding and 1 preceding), 0)
+                               < $7 as fits
+                 from (select * from outbox.log
+                       where xid >= $1::text::xid8 and xid < $2::text::xid8
+                         and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+                         and seq > $4 and seq <= $5
+                       order by seq
+                       limit $6) as next) as next"#,
         tick.settled.snapshot.xmax().to_string(),
         tick.target.snapshot.xmax().to_string(),
         tick.target.snapshot.to_string(),
         after,
-        limit,
+        tick.ceiling,
+        bounds.rows,
+        bounds.bytes,
     )
     .fetch_all(connection)
-    .await?)
+    .await?;
+    Ok(bounds.rows(fetched))
 }
 
 /// Rows of single transactions, in the order of `seq`.
@@ -148,42 +177,36 @@ pub(crate) async fn of_transactions(
     connection: &mut PgConnection,
     xids: &[u64],
     after: i64,
-    limit: i64,
-) -> Result<Vec<Logged>, Error> {
+    bounds: Bounds,
+) -> Result<Rows, Error> {
     let xids: Vec<_> = xids.iter().map(u64::to_string).collect();
-    Ok(sqlx::query_as!(
-        Logged,
-        r#"select l.seq, l.message_id, l.topic, l.key, l.kind, l.payload, l.traceparent,
-                  l.headers as "headers: Json<Headers>", l.created_at
-           from unnest($1::text[]) as late (xid)
-           cross join lateral (
-               select * from outbox.log
-               where log.xid >= late.xid::xid8 and log.xid <= late.xid::xid8 and log.seq > $2
-               order by log.xid, log.seq
-               limit $3
-           ) as l
-           order by l.seq
-           limit $3"#,
+    let fetched = sqlx::query_as!(
+        Fetched,
+        r#"select seq as "seq!", message_id as "message_id!", topic as "topic!", key as "key!",
+                  kind as "kind!", case when fits then payload end as payload, traceparent,
+                  headers as "headers: _", created_at as "created_at!: _", fits as "fits!"
+           from (select *, coalesce(sum(octet_length(payload)) over (
+                               order by seq rows between unbounded preceding and 1 preceding), 0)
+                               < $4 as fits
+                 from (select l.*
+                       from unnest($1::text[]) as late (xid)
+                       cross join lateral (
+                           select * from outbox.log
+                           where log.xid >= late.xid::xid8 and log.xid <= late.xid::xid8
+                             and log.seq > $2
+                           order by log.xid, log.seq
+                           limit $3
+                       ) as l
+                       order by l.seq
+                       limit $3) as next) as next"#,
         &xids,
         after,
-        limit,
-    )
-    .fetch_all(connection)
-    .await?)
-}
-
-/// The topics of rows, by number.
-pub(crate) async fn topics_of(
-    connection: &mut PgConnection,
-    seqs: &[i64],
-) -> Result<HashMap<i64, String>, Error> {
-    let rows = sqlx::query!(
-        "select seq, topic from outbox.log where seq = any($1)",
-        seqs
+        bounds.rows,
+        bounds.bytes,
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.seq, row.topic)).collect())
+    Ok(bounds.rows(fetched))
 }
 
 /// Which messages the stored cursor has not passed, or that are held. See [`Sent`].
@@ -204,7 +227,7 @@ pub(super) async fn unsent(tx: &mut PgTransaction<'_>, asked: &[Sent]) -> Result
 // ---- the relay's row ----
 
 /// What a write of the relay's row tells.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Written {
     /// A floor for every snapshot taken after the write is committed, see [`Cut::floor`]: the
     /// sequence is read while the row is looked for, before its update gives the transaction an id;
@@ -213,6 +236,9 @@ pub(crate) struct Written {
     pub(crate) floor: i64,
     /// Whether an operator wants nothing to be sent.
     pub(crate) paused: bool,
+    /// Where the row is now, for the next write. An old snapshot, anybody's in this server, keeps every
+    /// version of the row from being removed; looking for the newest walks over all of them.
+    pub(crate) place: String,
 }
 
 /// Takes the lease if it is free and returns it with the cursor to go on from.
@@ -224,19 +250,22 @@ pub(crate) async fn acquire(
     let row = sqlx::query!(
         r#"update outbox.relay
            set epoch = epoch + 1, owner = $1,
-               lease_until = clock_timestamp() + make_interval(secs => $2)
+               lease_until = clock_timestamp() + make_interval(secs => $2),
+               lease_length = make_interval(secs => $2)
            from (select last_value from outbox.log_seq offset 0) as sequence
-           where lease_until < clock_timestamp()
+           where not outbox.lease_is_held(lease_until, lease_length)
            returning sequence.last_value - 1 as "floor!", paused_at is not null as "paused!", epoch,
                      settled::text as "settled!", settled_floor, target::text as "target!",
-                     target_floor, last_seq"#,
+                     target_floor, last_seq, pg_backend_pid() as "backend!",
+                     coalesce(target_ceiling, sequence.last_value) as "ceiling!",
+                     relay.ctid::text as "place!""#,
         owner,
         lease.as_secs_f64(),
     )
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let lease = Lease::new(row.epoch, owner);
+    let lease = Lease::new(row.epoch, owner, row.backend);
     let cursor = Cursor {
         settled: Cut {
             snapshot: parse(&row.settled)?,
@@ -247,9 +276,14 @@ pub(crate) async fn acquire(
             floor: row.target_floor,
         },
         last_seq: row.last_seq,
+        ceiling: row.ceiling,
     };
-    let (floor, paused) = (row.floor, row.paused);
-    Ok(Some((lease, cursor, Written { floor, paused })))
+    let written = Written {
+        floor: row.floor,
+        paused: row.paused,
+        place: row.place,
+    };
+    Ok(Some((lease, cursor, written)))
 }
 
 /// Whether the stored cursor can be this cluster's: `(same identifier, snapshots not ahead)`.
@@ -265,35 +299,50 @@ pub(crate) async fn cursor_is_native(connection: &mut PgConnection) -> Result<(b
     Ok((row.same, row.behind))
 }
 
-/// Renews the lease and writes the cursor down. [`Error::Fenced`] when the lease is another's.
+/// Renews the lease and writes the cursor down. [`Error::Fenced`] when the lease is another's. `place`
+/// is where the last write left the row; if somebody has written it since, it is looked for.
 pub(crate) async fn advance(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     lease: &Lease,
     length: Duration,
     cursor: &Cursor,
+    place: &str,
 ) -> Result<Written, Error> {
-    let written = sqlx::query_as!(
-        Written,
-        r#"update outbox.relay
-           set lease_until = clock_timestamp() + make_interval(secs => $3),
-               settled = $4::text::pg_snapshot, settled_floor = $5,
-               target = $6::text::pg_snapshot, target_floor = $7, last_seq = $8,
-               written_at = clock_timestamp()
-           from (select last_value from outbox.log_seq offset 0) as sequence
-           where epoch = $1 and owner = $2
-           returning sequence.last_value - 1 as "floor!", paused_at is not null as "paused!""#,
-        lease.epoch(),
-        lease.owner(),
-        length.as_secs_f64(),
-        cursor.settled.snapshot.to_string(),
-        cursor.settled.floor,
-        cursor.target.snapshot.to_string(),
-        cursor.target.floor,
-        cursor.last_seq,
-    )
-    .fetch_optional(executor)
-    .await?;
-    written.ok_or(Error::Fenced)
+    for place in [Some(place), None] {
+        let written = sqlx::query_as!(
+            Written,
+            r#"update outbox.relay
+               set lease_until = clock_timestamp() + make_interval(secs => $3),
+                   lease_length = make_interval(secs => $3),
+                   settled = $4::text::pg_snapshot, settled_floor = $5,
+                   target = $6::text::pg_snapshot, target_floor = $7, last_seq = $8,
+                   target_ceiling = $11, written_at = clock_timestamp()
+               from (select last_value from outbox.log_seq offset 0) as sequence
+               where epoch = $1 and owner = $2 and pg_backend_pid() = $9
+                 and ($10::text is null or relay.ctid = $10::text::tid)
+               returning sequence.last_value - 1 as "floor!", paused_at is not null as "paused!",
+                         relay.ctid::text as "place!""#,
+            lease.epoch(),
+            lease.owner(),
+            length.as_secs_f64(),
+            cursor.settled.snapshot.to_string(),
+            cursor.settled.floor,
+            cursor.target.snapshot.to_string(),
+            cursor.target.floor,
+            cursor.last_seq,
+            lease.backend(),
+            place,
+            cursor.ceiling,
+        )
+        .fetch_optional(&mut *connection)
+        .await?;
+        if let Some(written) = written {
+            return Ok(written);
+        }
+    }
+    let backend = sqlx::query_scalar!(r#"select pg_backend_pid() as "backend!""#);
+    lease.check_backend(backend.fetch_one(connection).await?)?;
+    Err(Error::Fenced)
 }
 
 /// Gives the lease back, so that a standby need not wait for it to expire.
@@ -314,7 +363,7 @@ pub(crate) async fn holder(executor: impl PgExecutor<'_>) -> Result<Option<(Stri
         r#"select owner as "owner!",
                   extract(epoch from lease_until - clock_timestamp())::float8 as "seconds!"
            from outbox.relay
-           where lease_until > clock_timestamp() and owner is not null"#
+           where outbox.lease_is_held(lease_until, lease_length) and owner is not null"#
     )
     .fetch_optional(executor)
     .await?;
@@ -398,4 +447,30 @@ fn parse(text: &str) -> Result<Snapshot, Error> {
     // Only the server writes these; another text means another server.
     text.parse()
         .map_err(|error: ParseError| Error::ForeignCursor(error.to_string()))
+}
+
+// ---- the broker that acknowledged ----
+
+/// The broker that the cursor's acknowledgements are from, as noted.
+pub(crate) async fn broker(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+    Ok(sqlx::query_scalar!("select broker from outbox.relay")
+        .fetch_one(connection)
+        .await?)
+}
+
+/// Notes which broker acknowledges from now on.
+pub(crate) async fn note_broker(
+    connection: &mut PgConnection,
+    lease: &Lease,
+    broker: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "update outbox.relay set broker = $3 where epoch = $1 and owner = $2",
+        lease.epoch(),
+        lease.owner(),
+        broker,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }

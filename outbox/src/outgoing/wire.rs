@@ -4,7 +4,7 @@ use chrono::SecondsFormat;
 
 use crate::{
     broker::{Outgoing, Producer, SendError},
-    outgoing::table::Logged,
+    outgoing::logged::Logged,
     telemetry,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn send(
         ("ce_time", time.as_str()),
         ("ce_subject", row.key.as_str()),
     ]);
-    let more = row.headers.as_ref().map(|headers| &headers.0);
+    let more = row.headers.as_ref();
     if !more.is_some_and(|headers| headers.contains_key("content-type")) {
         headers.push(("content-type", "application/json"));
     }

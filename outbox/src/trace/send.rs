@@ -10,7 +10,7 @@ use opentelemetry::{
 
 use crate::{
     broker::{Failure, refusal},
-    outgoing::table::Logged,
+    outgoing::logged::Logged,
     telemetry::TRACESTATE,
     trace::{
         context::{read, says_sampled},
@@ -67,7 +67,7 @@ impl Sends {
         let context = row.traceparent.as_deref().filter(|it| says_sampled(it));
         let context = context.and_then(|traceparent| {
             let headers = row.headers.as_ref();
-            let state = headers.and_then(|headers| headers.0.get(TRACESTATE));
+            let state = headers.and_then(|headers| headers.get(TRACESTATE));
             read(traceparent, state.map(String::as_str))
         });
         let is_open = |batch: &&mut Batch| {
@@ -252,6 +252,7 @@ mod tests {
             )),
             headers: None,
             created_at: Utc::now(),
+            flaw: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a topic takes is known before the business commits, and is what the broker really takes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures::future::BoxFuture;
 use outbox::{
@@ -13,7 +13,9 @@ use outbox::{
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
 };
 use sqlx::PgPool;
@@ -240,6 +242,104 @@ async fn a_producer_follows_the_limits_of_the_topics() {
     );
     let wide = tuning.clone().for_limits((3_000_000, 3000));
     assert_eq!((wide.max_record_bytes, wide.batch_bytes), (3_000_000, 3000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_with_the_largest_limit_that_kafka_has_keeps_no_relay_from_sending() {
+    let world = World::embedded("largest").await;
+    sqlx::raw_sql("insert into outbox.topic values ('a', 2147483647)")
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let relay = world.relay(Config::default());
+    world.send(&[world.message("k", 1)]).await;
+    world.oracle().wait_for(1).await;
+    relay.stop().await;
+    let tuning = Tuning::default().for_limits((2_147_483_647, 2_147_483_647));
+    assert_eq!(tuning.max_record_bytes, Tuning::MAX_RECORD_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_was_lowered_under_a_leader_makes_smaller_batches_and_parks_nothing() {
+    let world = World::kafka("lowered").await;
+    let topic = format!("{}.narrow", world.topic);
+    create(&topic, "1000000").await;
+    let declared = [Topic::new(&topic, 1)];
+    outbox::declare(&world.pool, &*world.broker, &declared)
+        .await
+        .unwrap();
+    let mut relay = world.relay(Config::default());
+    relay.leading().await;
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", testbed::kafka().await.bootstrap())
+        .create()
+        .unwrap();
+    let lower =
+        AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "40000");
+    let altered = admin.alter_configs([&lower], &AdminOptions::new()).await;
+    altered.unwrap().pop().unwrap().unwrap();
+    // Different ones, or a batch of them would be small all the same.
+    let noise = incompressible(200 * 2_000);
+    let message = |n: usize| {
+        let mut payload = noise[n % 200 * 2_000..][..2_000].to_vec();
+        payload[..8].copy_from_slice(&n.to_be_bytes());
+        Message::raw(&topic, "k", "test.sized.v1", payload)
+    };
+    // The broker takes a moment to be as it was told.
+    let (mut sent, began) = (0, Instant::now());
+    while noted(&world.pool).await[0].1 != Some(40_000) {
+        assert!(began.elapsed() < SOON, "the limit is not noted");
+        let batch: Vec<_> = (sent..sent + 200).map(message).collect();
+        world.send(&batch).await;
+        sent += batch.len();
+        let mut oracle = Oracle::new(&*world.broker, &topic);
+        oracle.wait_for(sent).await;
+    }
+    let mut oracle = Oracle::new(&*world.broker, &topic);
+    oracle.wait_for(sent).await;
+    let numbers = oracle.seen.iter().map(|record| {
+        let number = &record.payload.as_ref().unwrap()[..8];
+        usize::from_be_bytes(number.try_into().unwrap())
+    });
+    let numbers: Vec<_> = numbers.collect();
+    assert_eq!(numbers, (0..sent).collect::<Vec<_>>(), "in order");
+    let parked = "select count(*) from outbox.parked";
+    assert_eq!(world.count(parked).await, 0);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_refuses_the_relays_clock_has_its_messages_held_and_not_parked_for_good() {
+    let world = World::kafka("timestamps").await;
+    let topic = format!("{}.clock", world.topic);
+    // Whatever takes a moment to arrive is too old for it.
+    world
+        .create_topic(&topic, "message.timestamp.before.max.ms", "0")
+        .await;
+    let mut message = world.message("k", 1);
+    message.topic.clone_from(&topic);
+    world.send(&[message, world.message("k", 2)]).await;
+    let relay = world.relay(Config::default());
+    world.oracle().wait_for(1).await;
+    world.wait_for_unsent(&[("held", 1)]).await;
+    let reason: String = sqlx::query_scalar("select reason from outbox.parked")
+        .fetch_one(&world.pool)
+        .await
+        .unwrap();
+    assert!(reason.contains("InvalidTimestamp"), "{reason}");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_exists_needs_no_right_to_create_topics() {
+    // The embedded broker refuses CreateTopics to everybody.
+    let embedded = Embedded::start().unwrap();
+    let there = [Topic::new("there", 1)];
+    embedded.ensure_topics(&there).await.unwrap();
+    let kafka = Kafka::new(embedded.bootstrap()).unwrap();
+    kafka.ensure_topics(&there).await.unwrap();
+    let missing = kafka.ensure_topics(&[Topic::new("missing", 1)]).await;
+    assert!(missing.is_err());
 }
 
 /// A broker that does not answer what its topics take.

@@ -24,6 +24,7 @@ mod plans;
 mod reading;
 mod roles;
 mod scripted;
+mod sick_rows;
 mod trials;
 mod upgrading;
 mod watchdog;

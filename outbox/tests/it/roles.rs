@@ -512,3 +512,26 @@ async fn roles_are_made_without_a_superuser_by_who_owns_the_schema_and_may_creat
         assert!(error.to_string().contains("prefix"), "{bad}: {error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_writes_the_columns_that_enqueue_writes_and_no_others() {
+    let roles = Roles::make("columns").await;
+    let producer = roles.pool("producer").await;
+    let mut tx = producer.begin().await.unwrap();
+    let message = roles.world.message("k", 1);
+    outbox::enqueue(&mut tx, &message).await.unwrap();
+    tx.commit().await.unwrap();
+    roles
+        .assert_refused(
+            &producer,
+            &[
+                "insert into outbox.log (message_id, topic, key, kind, xid)
+                 values (gen_random_uuid(), 't', 'k', 'kind', pg_current_xact_id())",
+                "insert into outbox.log (message_id, topic, key, kind, seq)
+                 values (gen_random_uuid(), 't', 'k', 'kind', 1)",
+                "insert into outbox.log (message_id, topic, key, kind, created_at)
+                 values (gen_random_uuid(), 't', 'k', 'kind', now())",
+            ],
+        )
+        .await;
+}

@@ -36,6 +36,8 @@ pub(crate) struct Script {
     pub(crate) outage_from: Mutex<Option<i64>>,
     /// Whether every delivery fails because of its topic.
     topic: AtomicBool,
+    /// Topics that begin with this refuse.
+    refusing: Mutex<Option<String>>,
     /// Topics that begin with this answer nothing.
     silent: Mutex<Option<String>>,
     /// A topic of which so many records more are answered; those after them are counted and answer nothing.
@@ -59,6 +61,11 @@ impl Script {
     /// Whether the topic takes nothing.
     pub(crate) fn refuse_topic(&self, refuse: bool) {
         self.topic.store(refuse, Ordering::SeqCst);
+    }
+
+    /// From now on topics that begin with this refuse.
+    pub(crate) fn refuse_topics(&self, topics: Option<&str>) {
+        *self.refusing.lock().unwrap() = topics.map(str::to_owned);
     }
 
     /// From now on topics that begin with this answer nothing, as when there are too few replicas.
@@ -112,7 +119,9 @@ impl Producer for ScriptedProducer {
             refuse(token, FailureClass::Outage);
             return Ok(());
         }
-        if self.script.topic.load(Ordering::SeqCst) {
+        let refusing = self.script.refusing.lock().unwrap().clone();
+        let refuses = refusing.is_some_and(|refusing| record.topic.starts_with(&refusing));
+        if refuses || self.script.topic.load(Ordering::SeqCst) {
             refuse(token, FailureClass::Topic);
             return Ok(());
         }

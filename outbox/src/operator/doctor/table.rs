@@ -379,7 +379,7 @@ pub(super) async fn privileges(connection: &mut PgConnection) -> Result<Privileg
     Ok(sqlx::query_as!(
         Privileges,
         r#"select current_user::text as "name!",
-                  has_table_privilege('outbox.log', 'insert')
+                  has_column_privilege('outbox.log', 'message_id', 'insert')
                       and has_sequence_privilege('outbox.log_seq', 'usage') as "enqueue!",
                   has_table_privilege('outbox.log', 'select')
                       and has_table_privilege('outbox.relay', 'update')
@@ -443,7 +443,10 @@ pub(super) async fn roles(connection: &mut PgConnection) -> Result<Vec<Role>, Er
                ('reader',   'delete',   'outbox.inbox_parked', false)
            ), judged as (
                select r.rolname::text as name, e.privilege || ' on ' || e.relation as right_, e.wanted,
-                      has_table_privilege(r.oid, e.relation, e.privilege) as has
+                      case when e.kind = 'producer' and e.privilege = 'insert'
+                                and e.relation = 'outbox.log'
+                           then has_column_privilege(r.oid, e.relation, 'message_id', e.privilege)
+                           else has_table_privilege(r.oid, e.relation, e.privilege) end as has
                from pg_roles as r
                join expected as e on r.rolname like '%\_' || e.kind
                where has_schema_privilege(r.oid, 'outbox', 'usage') and not r.rolsuper

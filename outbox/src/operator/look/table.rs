@@ -48,6 +48,7 @@ pub(in crate::operator) async fn cursor(connection: &mut PgConnection) -> Result
             floor: row.target_floor,
         },
         last_seq: row.last_seq,
+        ceiling: i64::MAX,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The statements of [`parked`](crate::operator::parked).
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool, types::Json};
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         look::table::decode,
         parked::{Class, Item, Parked, Request, Selection},
     },
+    outgoing::logged::Read,
     printable::Payload,
 };
 
@@ -101,7 +102,7 @@ pub(in crate::operator) async fn show(
     let row = sqlx::query!(
         r#"select seq, class, topic, key, kind, message_id, parked_at, attempts, reason, replay_at,
                   replay_by, created_at, overtaken_by, traceparent,
-                  headers as "headers: Json<Headers>",
+                  headers as "headers: Read<Headers>",
                   octet_length(payload)::bigint as bytes,
                   case when $2 then payload end as payload,
                   extract(epoch from clock_timestamp() - parked_at)::float8 as "parked_seconds!",
@@ -136,7 +137,7 @@ pub(in crate::operator) async fn show(
         overtaken_by: row.overtaken_by,
         head: row.head,
         traceparent: row.traceparent,
-        headers: row.headers.map(|headers| headers.0).unwrap_or_default(),
+        headers: row.headers.and_then(|read| read.0).unwrap_or_default(),
         bytes: row.bytes,
         payload: row.payload.map(Payload::from),
     }))

@@ -198,6 +198,7 @@ pub async fn rebase(
     // From here on nobody reads or writes the log.
     let held = table::count(&mut tx).await?;
     table::set_aside(&mut tx).await?;
+    table::park_flawed(&mut tx).await?;
     let topics = table::set_aside_by_topic(&mut tx).await?;
     let messages: i64 = topics.iter().map(|topic| topic.messages).sum();
     let numbers = table::numbers(&mut tx).await?;

@@ -67,7 +67,7 @@ pub(super) async fn find(connection: &mut PgConnection) -> Result<Found, Error> 
                   pg_snapshot_xmax(relay.target) <= pg_snapshot_xmax(pg_current_snapshot())
                       as "behind!",
                   owner,
-                  case when lease_until >= clock_timestamp()
+                  case when outbox.lease_is_held(lease_until, lease_length)
                        then extract(epoch from lease_until - clock_timestamp())::float8
                   end as lease_seconds,
                   written_at
@@ -95,7 +95,8 @@ pub(super) async fn unacknowledged_by_topic(
 
 async fn by_topic(connection: &mut PgConnection, rows: &str) -> Result<Vec<TopicPlan>, Error> {
     let sql = format!(
-        "select topic, count(*), min(seq), max(seq), min(created_at), max(created_at)
+        "select topic, count(*), min(seq), max(seq), outbox.readable_time(min(created_at)),
+                outbox.readable_time(max(created_at))
          from {rows} group by topic order by topic"
     );
     type Row = (String, i64, i64, i64, DateTime<Utc>, DateTime<Utc>);
@@ -214,6 +215,24 @@ pub(super) async fn set_aside(connection: &mut PgConnection) -> Result<(), Error
     Ok(())
 }
 
+/// Parks what no relay can send and the log does not take any more, instead of appending it.
+pub(super) async fn park_flawed(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query(
+        "with flawed as (
+             delete from pg_temp.set_aside where not outbox.are_headers(headers) returning *
+         )
+         insert into outbox.parked (seq, message_id, topic, key, kind, payload, traceparent, headers,
+                                    created_at, class, reason)
+         select seq, message_id, topic, key, kind, payload, traceparent, headers,
+                outbox.readable_time(created_at), 'poison', 'its headers are not an object of strings'
+         from flawed
+         on conflict on constraint parked_pkey do nothing",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 pub(super) async fn set_aside_by_topic(
     connection: &mut PgConnection,
 ) -> Result<Vec<TopicPlan>, Error> {
@@ -245,7 +264,8 @@ pub(super) async fn append(connection: &mut PgConnection, by_time: bool) -> Resu
     sqlx::query(
         "insert into outbox.log (message_id, topic, key, kind, payload, traceparent, headers,
                                  created_at)
-         select message_id, topic, key, kind, payload, traceparent, headers, created_at
+         select message_id, topic, key, kind, payload, traceparent, headers,
+                outbox.readable_time(created_at)
          from pg_temp.set_aside
          order by case when $1 then created_at end, seq, created_at",
     )
@@ -282,7 +302,7 @@ pub(super) async fn write_cursor(
         r#"update outbox.relay
            set epoch = epoch + 1, owner = null, lease_until = '-infinity',
                settled = $1::text::pg_snapshot, settled_floor = $2,
-               target = $1::text::pg_snapshot, target_floor = $2, last_seq = 0,
+               target = $1::text::pg_snapshot, target_floor = $2, last_seq = 0, target_ceiling = null,
                system_identifier = cluster.system_identifier, written_at = clock_timestamp()
            from pg_control_system() as cluster
            returning epoch, paused_at is not null as "paused!""#,

@@ -15,7 +15,8 @@ pub(in crate::operator) async fn oldest(
 ) -> Result<Option<Holds>, Error> {
     Ok(sqlx::query_as!(
         Holds,
-        r#"select seq as "from_seq!", created_at as "from_time!" from outbox.log order by seq limit 1"#
+        r#"select seq as "from_seq!", outbox.readable_time(created_at) as "from_time!"
+           from outbox.log order by seq limit 1"#
     )
     .fetch_optional(connection)
     .await?)
@@ -28,7 +29,8 @@ pub(in crate::operator) async fn next_from(
     until: i64,
 ) -> Result<Option<(i64, DateTime<Utc>)>, Error> {
     let row = sqlx::query!(
-        "select seq, created_at from outbox.log where seq >= $1 and seq <= $2 order by seq limit 1",
+        r#"select seq, outbox.readable_time(created_at) as "created_at!"
+           from outbox.log where seq >= $1 and seq <= $2 order by seq limit 1"#,
         from,
         until,
     )
@@ -74,6 +76,7 @@ macro_rules! of_replayable {
                    and ($6::text is null or l.kind = $6)
                    and (pg_visible_in_snapshot(l.xid, $7::text::pg_snapshot)
                         or (l.seq <= $9 and pg_visible_in_snapshot(l.xid, $8::text::pg_snapshot)))
+                   and outbox.are_headers(l.headers)
                    and not exists (select from outbox.parked where parked.seq = l.seq)
                    and not exists (
                        select from outbox.log as original
@@ -122,8 +125,8 @@ pub(in crate::operator) async fn count_replayable(
     Ok(of_replayable!(
         query_as!(
             TopicPlan,
-            r#"select l.topic, count(*) as "messages!", min(l.created_at) as "first_at!",
-                      max(l.created_at) as "last_at!""#,
+            r#"select l.topic, count(*) as "messages!", outbox.readable_time(min(l.created_at)) as "first_at!",
+                      outbox.readable_time(max(l.created_at)) as "last_at!""#,
             "group by l.topic order by l.topic"
         ),
         range,

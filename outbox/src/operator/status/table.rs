@@ -20,8 +20,8 @@ pub(in crate::operator) struct Relay {
 
 pub(in crate::operator) async fn relay(connection: &mut PgConnection) -> Result<Relay, Error> {
     let row = sqlx::query!(
-        r#"select case when lease_until > clock_timestamp() then owner end as owner,
-                  case when lease_until > clock_timestamp()
+        r#"select case when outbox.lease_is_held(lease_until, lease_length) then owner end as owner,
+                  case when outbox.lease_is_held(lease_until, lease_length)
                        then extract(epoch from lease_until - clock_timestamp())::float8 end as seconds_left,
                   epoch, paused_at, paused_by,
                   extract(epoch from clock_timestamp() - written_at)::float8 as "age!"

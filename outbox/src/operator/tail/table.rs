@@ -80,8 +80,8 @@ pub(in crate::operator) async fn newest(
         r#"select l.seq as "seq!", l.xid::text as "xid!", l.message_id as "message_id!",
                   l.topic as "topic!", l.key as "key!", l.kind as "kind!",
                   octet_length(l.payload)::bigint as bytes,
-                  case when $5 then l.payload end as payload, l.created_at as "created_at!",
-                  extract(epoch from clock_timestamp() - l.created_at)::float8 as "age_seconds!",
+                  case when $5 then l.payload end as payload, outbox.readable_time(l.created_at) as "created_at!",
+                  extract(epoch from clock_timestamp() - outbox.readable_time(l.created_at))::float8 as "age_seconds!",
                   (select class from outbox.parked where parked.seq = l.seq) as parked
            from (select * from outbox.log
                  where seq > $1
@@ -116,8 +116,8 @@ pub(in crate::operator) async fn began_or_late(
         r#"select l.seq as "seq!", l.xid::text as "xid!", l.message_id as "message_id!",
                   l.topic as "topic!", l.key as "key!", l.kind as "kind!",
                   octet_length(l.payload)::bigint as bytes,
-                  case when $7 then l.payload end as payload, l.created_at as "created_at!",
-                  extract(epoch from clock_timestamp() - l.created_at)::float8 as "age_seconds!",
+                  case when $7 then l.payload end as payload, outbox.readable_time(l.created_at) as "created_at!",
+                  extract(epoch from clock_timestamp() - outbox.readable_time(l.created_at))::float8 as "age_seconds!",
                   (select class from outbox.parked where parked.seq = l.seq) as parked
            from (
                (select * from outbox.log where xid >= $1::text::xid8 order by xid, seq limit $8)

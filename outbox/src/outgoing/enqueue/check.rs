@@ -45,15 +45,8 @@ fn header_bytes(message: &Message) -> usize {
 /// Everything but the size, whose limit only the database knows.
 pub(super) fn check(message: &Message) -> Result<(), Error> {
     let refuse = |reason: String| Err(Error::Refused(reason));
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if message.topic.is_empty()
-        || message.topic.len() > MAX_TOPIC
-        || matches!(message.topic.as_str(), "." | "..")
-        || !message.topic.chars().all(legal)
-    {
-        return refuse(format!(
-            "a topic name has 1 to {MAX_TOPIC} letters, digits, dots, dashes or underscores"
-        ));
+    if let Some(flaw) = topic_flaw(&message.topic) {
+        return refuse(flaw);
     }
     if message.kind.is_empty() || message.kind.len() > MAX_KIND {
         return refuse(format!("a kind has 1 to {MAX_KIND} bytes"));
@@ -84,6 +77,18 @@ pub(super) fn check(message: &Message) -> Result<(), Error> {
         return refuse("a key, kind or header contains a NUL character".to_owned());
     }
     Ok(())
+}
+
+/// Why no topic can have this name.
+pub(crate) fn topic_flaw(topic: &str) -> Option<String> {
+    let legal = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+    let named = !topic.is_empty()
+        && topic.len() <= MAX_TOPIC
+        && !matches!(topic, "." | "..")
+        && topic.bytes().all(legal);
+    (!named).then(|| {
+        format!("a topic name has 1 to {MAX_TOPIC} letters, digits, dots, dashes or underscores")
+    })
 }
 
 /// What is said of a record that its topic would not take.

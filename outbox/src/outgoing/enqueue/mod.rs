@@ -25,6 +25,7 @@ use crate::{
     trace::{Create, Creating},
 };
 
+pub(crate) use check::topic_flaw;
 pub use check::{MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY, MAX_KIND, MAX_TOPIC};
 
 /// Appends one message to the log, in the caller's transaction, and returns its id.

@@ -6,9 +6,12 @@ use chrono::Utc;
 
 use crate::{
     Error,
-    broker::{Delivery, Failure, FailureClass},
+    broker::{Delivery, Failure},
     crash,
-    outgoing::leader::{BACKOFF, Leader, parked::Fault, patiently},
+    outgoing::{
+        flow::{Question, Verdict},
+        leader::{Leader, patiently},
+    },
 };
 
 impl Leader<'_> {
@@ -16,101 +19,81 @@ impl Leader<'_> {
         while let Ok(delivery) = self.lane.deliveries.try_recv() {
             self.arrived.push(delivery);
         }
-        let mut broken = None;
         for Delivery { token, result } in std::mem::take(&mut self.arrived) {
-            let Err(failure) = result else {
-                crash::point("before_ack");
-                self.ring.acknowledge(token);
-                crash::point("after_ack");
-                continue;
-            };
-            // A report from before a rewind names nothing any more.
-            let Some(seq) = self.ring.seq_of(token) else {
-                continue;
-            };
-            self.sends.refused(token, &failure);
-            match failure.class {
-                FailureClass::Topic => {
-                    self.alone.take_if(|(alone, _)| *alone == token);
-                    self.parked.hold(token, seq, failure.reason);
-                    continue;
+            match result {
+                Ok(()) => {
+                    crash::point("before_ack");
+                    self.flow.acknowledged(token);
+                    crash::point("after_ack");
                 }
-                FailureClass::Record => drop(self.suspects.insert(seq)),
-                // What the client gave up because of a refused record is no outage.
-                FailureClass::Outage if broken.is_some() => continue,
-                FailureClass::Outage => {}
+                Err(failure) if self.flow.knows(token) => {
+                    self.sends.refused(token, &failure);
+                    self.flow.refused(token, failure);
+                }
+                // A report from before everything started over.
+                Err(_) => {}
             }
-            broken = Some((token, failure));
         }
         self.advance();
-        match (broken, self.alone) {
-            (None, _) => Ok(()),
-            (Some((token, failure)), Some((alone, seq)))
-                if token == alone && failure.class == FailureClass::Record =>
-            {
-                patiently(self.park(Fault {
-                    token,
-                    seq,
-                    failure,
-                }))
-                .await
+        match self.flow.verdict() {
+            Verdict::GoOn => Ok(()),
+            Verdict::Park(fault) => patiently(self.park(fault)).await,
+            Verdict::StartOver(failure, question) => {
+                patiently(self.withhold()).await?;
+                self.reset(&failure, question)
             }
-            (Some((_, failure)), _) => self.reset(&failure),
         }
     }
 
     /// Moves the cursor over what is acknowledged without a gap.
     pub(super) fn advance(&mut self) {
-        let now = Utc::now();
-        let (before, mut published) = (self.ring.messages(), 0);
-        let moved = self.ring.advance(|created_at| {
+        let (now, mut published) = (Utc::now(), 0);
+        let metrics = &self.metrics;
+        self.moved |= self.flow.advance(|sent| {
             published += 1;
-            self.metrics.acknowledged(created_at, now);
+            metrics.acknowledged(sent.created_at, now);
         });
-        self.metrics.in_flight(self.ring.messages());
-        self.sends.settle(|token| self.ring.is_past(token));
-        let Some(cursor) = moved else { return };
-        if let Some((_, seq)) = self.alone.take_if(|(token, _)| self.ring.is_past(*token)) {
-            tracing::info!(seq, "a suspect was acknowledged when sent alone");
-            self.suspects.remove(&seq);
-        }
-        self.cursor = cursor;
-        self.moved |= self.ring.messages() < before;
+        self.metrics.in_flight(self.flow.in_flight());
+        let flow = &self.flow;
+        self.sends.settle(|token| flow.is_past(token));
         if published > 0 {
             self.acknowledged_at = Instant::now();
-            self.backoff = BACKOFF.0;
         }
     }
 
-    /// Gives up the producer and everything on its way; it is read and sent again.
-    fn reset(&mut self, failure: &Failure) -> Result<(), Error> {
+    /// Gives up the producer and everything in flight; it is read and sent again.
+    pub(super) fn reset(
+        &mut self,
+        failure: &Failure,
+        question: Option<Question>,
+    ) -> Result<(), Error> {
         tracing::warn!(
             reason = failure.reason,
-            in_flight = self.ring.messages(),
-            suspects = self.suspects.len(),
+            whose = ?failure.class,
+            in_flight = self.flow.in_flight(),
+            suspects = self.flow.suspects(),
             "a delivery failed, starting a new producer at the cursor"
         );
         self.sends.give_up(failure);
-        self.start_over()?;
-        if failure.class == FailureClass::Outage {
-            self.resume_at = Instant::now() + self.backoff;
-            self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        }
+        self.start_over(Some(failure))?;
+        question.into_iter().for_each(|question| self.ask(question));
         Ok(())
     }
 
     /// With a new producer, at the cursor.
-    pub(super) fn start_over(&mut self) -> Result<(), Error> {
+    pub(super) fn start_over(&mut self, failure: Option<&Failure>) -> Result<(), Error> {
         self.renew_producer()?;
-        self.given = self.given.max(self.ring.highest_seq());
+        let class = failure.map(|failure| failure.class);
+        self.flow.start_over(class, Instant::now());
         self.rewind();
         Ok(())
     }
 
     pub(super) fn renew_producer(&mut self) -> Result<(), Error> {
         self.metrics.producer_reset();
-        let fresh = self.spares.take(self.broker, &self.config.tuning)?;
+        let fresh = self.spares.take(self.broker, &self.tuning)?;
         std::mem::replace(&mut self.lane, fresh).abandon();
-        self.spares.refill(self.broker, &self.config.tuning)
+        self.outdated = false;
+        self.spares.refill(self.broker, &self.tuning)
     }
 }

@@ -36,10 +36,15 @@ impl Leader<'_> {
     }
 
     async fn write_cursor(&mut self) -> Result<(), Error> {
-        let connection = &mut *self.connection;
         crash::point("before_cursor");
-        let written =
-            table::advance(connection, &self.lease, self.config.lease, &self.cursor).await?;
+        let written = table::advance(
+            self.connection,
+            &self.lease,
+            self.config.lease,
+            self.flow.cursor(),
+            &self.written.place,
+        )
+        .await?;
         crash::point("after_cursor");
         self.written(written);
         Ok(())
@@ -47,39 +52,29 @@ impl Leader<'_> {
 
     /// Notes a committed write.
     pub(super) fn written(&mut self, written: Written) {
-        if self.paused != written.paused {
+        if self.written.paused != written.paused {
             let paused = written.paused;
             tracing::info!(paused, "an operator pauses or resumes the relay");
         }
-        self.paused = written.paused;
-        self.floor = written.floor;
+        self.written = written;
         self.written_at = Instant::now();
         self.moved = false;
     }
 
-    fn report(&self) {
-        let silent = self.ring.messages() > 0 && self.acknowledged_at.elapsed() > STALLED;
-        let status = match (silent, self.paused) {
+    fn report(&mut self) {
+        let silent = self.flow.in_flight() > 0 && self.acknowledged_at.elapsed() > STALLED;
+        let status = match (silent, self.written.paused) {
             (true, _) => Status::Stalled,
             (false, true) => Status::Paused,
             (false, false) => Status::Leading,
         };
-        self.status.send_if_modified(|current| {
-            let changed = *current != status;
-            if changed && silent {
-                tracing::warn!("the broker acknowledges nothing; waiting for it");
-            } else if *current == Status::Stalled && changed {
-                tracing::info!("the broker acknowledges again");
-            }
-            *current = status;
-            changed
-        });
+        self.status.steadily(status);
     }
 
     /// Waits for what is on its way, writes the cursor and gives the lease back.
     pub(super) async fn hand_over(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + self.config.grace;
-        while self.ring.messages() > 0 && Instant::now() < deadline {
+        while self.flow.in_flight() > 0 && Instant::now() < deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             tokio::select! {
                 delivery = self.lane.deliveries.recv() => self.arrived.extend(delivery),
@@ -91,7 +86,7 @@ impl Leader<'_> {
             for delivery in std::mem::take(&mut self.arrived) {
                 // What failed is not acknowledged: the next leader sends it again.
                 if delivery.result.is_ok() {
-                    self.ring.acknowledge(delivery.token);
+                    self.flow.acknowledged(delivery.token);
                 }
             }
             self.advance();
@@ -101,7 +96,7 @@ impl Leader<'_> {
         crash::point("before_release");
         patiently(table::release(self.connection, &self.lease)).await?;
         crash::point("after_release");
-        let unacknowledged = self.ring.messages();
+        let unacknowledged = self.flow.in_flight();
         tracing::info!(unacknowledged, "handed the lease over");
         Ok(())
     }
@@ -113,8 +108,9 @@ pub(super) async fn begin<'c>(
     lease: &Lease,
     config: &Config,
     cursor: &Cursor,
+    written: &Written,
 ) -> Result<(PgTransaction<'c>, Written), Error> {
     let mut tx = connection.begin_with(BEGIN).await?;
-    let written = table::advance(&mut *tx, lease, config.lease, cursor).await?;
+    let written = table::advance(&mut tx, lease, config.lease, cursor, &written.place).await?;
     Ok((tx, written))
 }

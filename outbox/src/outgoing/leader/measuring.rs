@@ -19,15 +19,15 @@ impl Leader<'_> {
     /// row. Above what is counted stands the distance of two numbers, as in `recompense outbox status`:
     /// too high by the transactions that were rolled back, too low by those that were open for long.
     pub(super) async fn measure(&mut self) -> Result<(), Error> {
-        let waiting = count(self.connection, &unsettled(&self.cursor), COUNTED).await?;
+        let waiting = count(self.connection, &unsettled(self.flow.cursor()), COUNTED).await?;
         let counted: i64 = waiting.iter().map(|topic| topic.messages).sum();
         let ages = waiting.iter().map(|topic| topic.oldest_seconds);
         let messages = match counted < COUNTED {
             true => counted,
-            false => counted.max(self.floor - self.cursor.passed()),
+            false => counted.max(self.written.floor - self.flow.cursor().passed()),
         };
         self.metrics
-            .waiting(messages, ages.fold(0.0, f64::max), self.paused);
+            .waiting(messages, ages.fold(0.0, f64::max), self.written.paused);
         Ok(())
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! | class | because | sent again |
 //! |---|---|---|
-//! | `held` | its topic refuses (unknown, not permitted) | by itself: the oldest is tried every second |
-//! | `poison` | it was refused when sent alone | when an operator asks |
+//! | `held` | its topic refuses (unknown, not permitted) | by itself: the oldest is tried every second, later every five |
+//! | `poison` | it was refused when sent alone, or no record can be made of it | when an operator asks |
 //! | `blocked` | an earlier message of its key is poison | in order, once that one is sent or discarded |
 //!
 //! Promised: parking and the cursor's step over the message are one transaction that only the
@@ -22,4 +22,4 @@ mod queues;
 pub(crate) mod table;
 
 pub(crate) use blocked::{BlockedKey, BlockedKeys};
-pub(crate) use queues::{Queue, Queues, Tried};
+pub(crate) use queues::{Answered, Due, Queue, Queues, Tried};

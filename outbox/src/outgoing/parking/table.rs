@@ -2,16 +2,23 @@
 //!
 //! One lock order: rows of `blocked_key` first, by topic and key, then rows of `parked`.
 
-use sqlx::{PgConnection, PgTransaction, types::Json};
+use sqlx::{PgConnection, PgTransaction};
 
 use crate::{
     Error,
-    message::Headers,
-    outgoing::{parking::BlockedKey, parking::Queue, table::Logged},
+    outgoing::{
+        logged::{Fetched, Logged, cut},
+        parking::{BlockedKey, Queue},
+    },
 };
 
 /// Payload bytes that are tried at once of one queue.
 const BATCH_BYTES: i64 = 1 << 20;
+/// Blocked keys that are read at once.
+const KEYS: i64 = 10_000;
+/// Topics that are looked at at once, and of each so many released keys and requests.
+const TOPICS: i64 = 1_000;
+const OF_A_TOPIC: i64 = 20;
 
 // ---- into parked ----
 
@@ -25,8 +32,8 @@ pub(crate) async fn park(
     sqlx::query!(
         r#"insert into outbox.parked (seq, message_id, topic, key, kind, payload, traceparent,
                                       headers, created_at, class, reason)
-           select seq, message_id, topic, key, kind, payload, traceparent, headers, created_at,
-                  $2, $3
+           select seq, message_id, topic, key, kind, payload, traceparent, headers,
+                  outbox.readable_time(created_at), $2, $3
            from outbox.log
            where seq = any($1)
            on conflict on constraint parked_pkey do nothing"#,
@@ -39,65 +46,70 @@ pub(crate) async fn park(
     Ok(())
 }
 
-/// Keeps a full copy of a message that was refused alone. `given` is the highest number that had
-/// been given to the broker's client by then.
+/// Keeps full copies of messages that were refused alone, or of which no record can be made, each with
+/// its reason. `given` is the highest number that had been given to the broker's client by then.
 pub(crate) async fn park_poison(
     tx: &mut PgTransaction<'_>,
-    seq: i64,
+    seqs: &[i64],
     given: i64,
-    reason: &str,
+    reasons: &[String],
 ) -> Result<(), Error> {
     sqlx::query!(
         r#"insert into outbox.parked (seq, message_id, topic, key, kind, payload, traceparent,
                                       headers, created_at, class, reason, attempts, overtaken_by)
-           select seq, message_id, topic, key, kind, payload, traceparent, headers, created_at,
-                  'poison', $3, 1,
+           select seq, message_id, topic, key, kind, payload, traceparent, headers,
+                  outbox.readable_time(created_at), 'poison', refused.reason, 1,
                   (select max(later.seq) from outbox.log as later
                    where later.seq > log.seq and later.seq <= $2
                      and later.topic = log.topic and later.key = log.key)
-           from outbox.log
-           where seq = $1
+           from unnest($1::bigint[], $3::text[]) as refused (number, reason)
+           join outbox.log on log.seq = refused.number
            on conflict on constraint parked_pkey do nothing"#,
-        seq,
+        seqs,
         given,
-        reason,
+        reasons,
     )
     .execute(&mut **tx)
     .await?;
     Ok(())
 }
 
-/// Blocks the key of a parked message, if the policy of its topic says so: what is held of the
-/// same key waits behind it too. Returns the key if it is blocked now. A message without a key has
+/// Blocks the keys of parked messages, where the policy of the topic says so: what is held of the
+/// same key waits behind it too. Returns the keys that are blocked now. A message without a key has
 /// no order.
 pub(crate) async fn block(
     tx: &mut PgTransaction<'_>,
-    seq: i64,
-) -> Result<Option<BlockedKey>, Error> {
+    seqs: &[i64],
+) -> Result<Vec<BlockedKey>, Error> {
     let blocked = sqlx::query_as!(
         BlockedKey,
         r#"insert into outbox.blocked_key (topic, key, head)
-           select parked.topic, parked.key, parked.seq
+           select parked.topic, parked.key, min(parked.seq)
            from outbox.parked left join outbox.topic on topic.name = parked.topic
-           where parked.seq = $1 and parked.key <> ''
+           where parked.seq = any($1) and parked.key <> ''
              and coalesce(topic.on_poison, 'block-key') = 'block-key'
+           group by parked.topic, parked.key
+           order by parked.topic, parked.key
            on conflict on constraint blocked_key_pkey
                do update set head = coalesce(blocked_key.head, excluded.head)
            returning topic, key"#,
-        seq,
+        seqs,
     )
-    .fetch_optional(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    if let Some(BlockedKey { topic, key }) = &blocked {
-        sqlx::query!(
-            "update outbox.parked set class = 'blocked'
-             where topic = $1 and key = $2 and class = 'held'",
-            topic,
-            key,
-        )
-        .execute(&mut **tx)
-        .await?;
+    if blocked.is_empty() {
+        return Ok(blocked);
     }
+    let topics: Vec<_> = blocked.iter().map(|key| key.topic.clone()).collect();
+    let keys: Vec<_> = blocked.iter().map(|key| key.key.clone()).collect();
+    sqlx::query!(
+        "update outbox.parked set class = 'blocked'
+         where (topic, key) in (select * from unnest($1::text[], $2::text[])) and class = 'held'",
+        &topics,
+        &keys,
+    )
+    .execute(&mut **tx)
+    .await?;
     Ok(blocked)
 }
 
@@ -231,28 +243,74 @@ async fn lock_keys_of(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<Vec<Bl
 
 // ---- what the leader asks ----
 
-/// Every blocked key.
-pub(crate) async fn blocked_keys(connection: &mut PgConnection) -> Result<Vec<BlockedKey>, Error> {
-    Ok(
-        sqlx::query_as!(BlockedKey, "select topic, key from outbox.blocked_key")
-            .fetch_all(connection)
-            .await?,
+/// Blocked keys, in the order of topics and keys, after one.
+pub(crate) async fn blocked_keys(
+    connection: &mut PgConnection,
+    after: Option<&BlockedKey>,
+) -> Result<Vec<BlockedKey>, Error> {
+    let (topic, key) = after.map_or(("", ""), |after| (&after.topic, &after.key));
+    Ok(sqlx::query_as!(
+        BlockedKey,
+        "select topic, key from outbox.blocked_key where (topic, key) > ($1, $2)
+         order by topic, key limit $3",
+        topic,
+        key,
+        KEYS,
     )
+    .fetch_all(connection)
+    .await?)
 }
 
 /// What is to be tried: topics with held messages, keys whose head is gone, and single messages
-/// that an operator asked for. Bounded; the rest comes when these are done.
+/// that an operator asked for; of each topic some. The rest comes when these are done.
+///
+/// Each topic is found by a step through an index: it costs what there are topics, however many
+/// messages they have.
 pub(crate) async fn queues(connection: &mut PgConnection) -> Result<Vec<Queue>, Error> {
     let rows = sqlx::query!(
-        r#"select topic as "topic!", null::text as key, null::bigint as seq
-           from (select distinct topic from outbox.parked where class = 'held') as held
+        r#"with recursive
+           held (topic) as (
+               (select topic from outbox.parked where class = 'held' order by topic, seq limit 1)
+               union all
+               (select (select parked.topic from outbox.parked
+                        where class = 'held' and parked.topic > held.topic
+                        order by parked.topic, seq limit 1)
+                from held where held.topic is not null)
+           ),
+           released (topic) as (
+               (select topic from outbox.blocked_key where head is null order by topic, key limit 1)
+               union all
+               (select (select blocked_key.topic from outbox.blocked_key
+                        where head is null and blocked_key.topic > released.topic
+                        order by blocked_key.topic, key limit 1)
+                from released where released.topic is not null)
+           ),
+           asked (topic) as (
+               (select topic from outbox.parked where replay_at is not null
+                order by topic, seq limit 1)
+               union all
+               (select (select parked.topic from outbox.parked
+                        where replay_at is not null and parked.topic > asked.topic
+                        order by parked.topic, seq limit 1)
+                from asked where asked.topic is not null)
+           )
+           select topic as "topic!", null::text as key, null::bigint as seq
+           from (select topic from held where topic is not null limit $1) as held
            union all
-           select topic, key, null from
-               (select topic, key from outbox.blocked_key where head is null limit 100) as released
+           select topic, key, null
+           from (select topic from released where topic is not null limit $1) as released
+           cross join lateral (select key from outbox.blocked_key
+                               where head is null and blocked_key.topic = released.topic
+                               order by topic, key limit $2) as next
            union all
-           select topic, null, seq from
-               (select topic, seq from outbox.parked
-                where replay_at is not null and class = 'poison' order by seq limit 100) as asked"#
+           select topic, null, seq
+           from (select topic from asked where topic is not null limit $1) as asked
+           cross join lateral (select seq from outbox.parked
+                               where replay_at is not null and class = 'poison'
+                                 and parked.topic = asked.topic
+                               order by topic, seq limit $2) as next"#,
+        TOPICS,
+        OF_A_TOPIC,
     )
     .fetch_all(connection)
     .await?;
@@ -273,19 +331,20 @@ pub(crate) async fn next_of(
     queue: &Queue,
     limit: i64,
 ) -> Result<Vec<Logged>, Error> {
-    let rows = match queue {
+    let fetched = match queue {
         Queue::Topic(topic) => {
             sqlx::query_as!(
-                Logged,
-                r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                          headers as "headers: Json<Headers>", created_at
-                   from (select *, sum(octet_length(payload)) over (order by topic, seq) as bytes
-                         from outbox.parked
-                         where class = 'held' and topic = $1
-                         order by topic, seq
-                         limit $2) as next
-                   where coalesce(bytes, 0) - coalesce(octet_length(payload), 0) <= $3
-                   order by seq"#,
+                Fetched,
+                r#"select seq, message_id, topic, key, kind,
+                          case when fits then payload end as payload, traceparent,
+                          headers as "headers: _", created_at as "created_at: _", fits as "fits!"
+                   from (select *, coalesce(sum(octet_length(payload)) over (
+                                order by topic, seq rows between unbounded preceding and 1 preceding), 0)
+                                <= $3 as fits
+                         from (select * from outbox.parked
+                               where class = 'held' and topic = $1
+                               order by topic, seq
+                               limit $2) as next) as next"#,
                 topic,
                 limit,
                 BATCH_BYTES,
@@ -295,16 +354,18 @@ pub(crate) async fn next_of(
         }
         Queue::Key { topic, key } => {
             sqlx::query_as!(
-                Logged,
-                r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                          headers as "headers: Json<Headers>", created_at
-                   from (select *, sum(octet_length(payload)) over (order by topic, key, seq) as bytes
-                         from outbox.parked
-                         where class = 'blocked' and topic = $1 and key = $2
-                         order by topic, key, seq
-                         limit $3) as next
-                   where coalesce(bytes, 0) - coalesce(octet_length(payload), 0) <= $4
-                   order by seq"#,
+                Fetched,
+                r#"select seq, message_id, topic, key, kind,
+                          case when fits then payload end as payload, traceparent,
+                          headers as "headers: _", created_at as "created_at: _", fits as "fits!"
+                   from (select *, coalesce(sum(octet_length(payload)) over (
+                                order by topic, key, seq
+                                rows between unbounded preceding and 1 preceding), 0)
+                                <= $4 as fits
+                         from (select * from outbox.parked
+                               where class = 'blocked' and topic = $1 and key = $2
+                               order by topic, key, seq
+                               limit $3) as next) as next"#,
                 topic,
                 key,
                 limit,
@@ -315,9 +376,9 @@ pub(crate) async fn next_of(
         }
         Queue::One { seq, .. } => {
             sqlx::query_as!(
-                Logged,
+                Fetched,
                 r#"select seq, message_id, topic, key, kind, payload, traceparent,
-                          headers as "headers: Json<Headers>", created_at
+                          headers as "headers: _", created_at as "created_at: _", true as "fits!"
                    from outbox.parked
                    where class = 'poison' and seq = $1 and replay_at is not null"#,
                 seq,
@@ -326,5 +387,5 @@ pub(crate) async fn next_of(
             .await?
         }
     };
-    Ok(rows)
+    Ok(cut(fetched).0)
 }

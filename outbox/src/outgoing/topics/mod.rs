@@ -3,7 +3,7 @@
 //!
 //! A service declares its topics when it starts, [`enqueue`](crate::enqueue) looks at their limits,
 //! the relay at their policies. A limit that was lowered in the broker and not noted here yet costs
-//! no message: the relay parks what the broker refuses.
+//! no message: the relay asks, makes smaller batches, and parks what is refused all the same.
 
 mod table;
 
@@ -49,6 +49,14 @@ pub async fn refresh_limits(
     let names = table::names(connection).await?;
     let limits = broker.limits(&names).await?;
     table::note_limits(connection, &limits).await
+}
+
+/// Notes what the broker said of topics that are declared.
+pub(super) async fn note_limits(
+    connection: &mut PgConnection,
+    limits: &[(String, Option<usize>)],
+) -> Result<u64, Error> {
+    table::note_limits(connection, limits).await
 }
 
 /// The largest and the smallest record size, in bytes, that any topic takes as its largest: what a

@@ -43,6 +43,7 @@ pub(super) async fn everything(telemetry: &Telemetry) {
     relay.leading().await;
     let topic = &world.topic;
     say("group", world.reader());
+    say("missing", &missing);
     let mut poison = secret(&small, 4);
     poison.payload = Some(crate::observing::traces::incompressible(9_000));
     world
@@ -186,4 +187,13 @@ async fn every_metric_of_the_docs_is_there_after_a_run_with_everything_in_it() {
         assert!(metrics.contains(&series), "{series}: {metrics}");
     }
     assert!(!metrics.contains(CANARY) && !left.log.contains(CANARY));
+    // A topic that takes nothing is named, with what the broker said.
+    let missing = left.one("missing");
+    let mut lines = left.log.lines();
+    let told = lines.find(|line| line.contains("takes no messages") && line.contains(missing));
+    assert!(
+        told.is_some_and(|line| line.contains("UnknownTopic")),
+        "{}",
+        left.log
+    );
 }

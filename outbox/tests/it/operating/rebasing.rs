@@ -102,6 +102,12 @@ async fn what_the_stored_snapshots_do_not_prove_acknowledged_is_appended_anew_an
         (112, 52, BEFORE, "parked", false),
         (112, 53, BEFORE, "another-is-parked-under-its-number", true),
     ];
+    // The rows are those of a dump.
+    run(
+        pool,
+        "alter table outbox.log drop constraint log_xid_is_its_own",
+    )
+    .await;
     for (xid, seq, created_at, kind, _) in rows {
         sqlx::query(
             "insert into outbox.log (xid, seq, message_id, topic, key, kind, payload, traceparent, headers, created_at)
@@ -549,6 +555,11 @@ async fn with_the_same_xids_only_the_identifier_is_accepted_and_only_if_they_can
     world.send(&[world.message("k", 2)]).await;
     run(pool, FOREIGN).await;
 
+    run(
+        pool,
+        "alter table outbox.log drop constraint log_xid_is_its_own",
+    )
+    .await;
     let before = state(pool).await;
     for (ahead, back) in [
         (
