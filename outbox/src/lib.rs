@@ -38,6 +38,7 @@ mod settings;
 mod table;
 mod telemetry;
 mod trace;
+mod without_values;
 
 #[cfg(feature = "http")]
 pub mod http;
@@ -47,11 +48,12 @@ pub mod service;
 pub use caught::{caught, caught_in};
 pub use error::Error;
 pub use incoming::{BatchHandler, Batched, Consumer, Handler};
-pub use migrations::run_migrations;
 pub use message::{Headers, Message, Payload, Received};
+pub use migrations::run_migrations;
 pub use outgoing::{Relay, declare, enqueue, enqueue_all, lock_key};
 pub use telemetry::describe_metrics;
 pub use trace::{carry, follow, resume};
+pub use without_values::without_values;
 
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();

@@ -120,8 +120,9 @@ where
 }
 
 /// Declares topics as soon as the broker is there (see [`outgoing::declare`]), then runs a consumer until the
-/// shutdown, and counts beside it what is [parked](Census). Opens the gate when the consumer has joined its
-/// group: a service that cannot hear is not wholly ready, though it answers requests.
+/// shutdown, and counts beside it what is [parked](Census). The gate is open while the consumer has joined its
+/// group and is refused nothing: a service that cannot hear is not wholly ready, though it answers requests, and
+/// readiness has the broker's words for it.
 ///
 /// # Errors
 ///
@@ -140,8 +141,7 @@ pub async fn consume<H: Handler>(
     if declared.await?.is_none() {
         return Ok(());
     }
-    listening.wait_for("the consumer group");
-    let mut joined = consumer.joined();
+    let (mut joined, mut refused) = (consumer.joined(), consumer.refused());
     let census = Census::new(pool).run(shutdown.clone());
     let running = async {
         // It ends with the consumer, and ends nothing.
@@ -155,11 +155,20 @@ pub async fn consume<H: Handler>(
         }
     };
     let mut running = std::pin::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended,
-        _ = joined.wait_for(|joined| *joined) => listening.open(),
+    loop {
+        let has_joined = *joined.borrow_and_update();
+        match &*refused.borrow_and_update() {
+            Some(reason) => listening.wait_for(&format!("the consumer group: {reason}")),
+            None if has_joined => listening.open(),
+            None => listening.wait_for("the consumer group"),
+        }
+        // Their senders live as long as the consumer does, which is until it has ended.
+        tokio::select! {
+            ended = &mut running => return ended,
+            _ = joined.changed() => {}
+            _ = refused.changed() => {}
+        }
     }
-    running.await
 }
 
 /// Makes sure that every migration of these schemas is applied. False if the process should end
@@ -207,7 +216,8 @@ async fn what_is_wrong_with(
 ) -> Result<Option<String>, Error> {
     let table = &*migrator.table_name;
     let schema = table.split('.').next().unwrap_or(table);
-    let remedy = format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
+    let remedy =
+        format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
     let applied = match connection.list_applied_migrations(table).await {
         Ok(applied) => applied,
         Err(MigrateError::Execute(error)) => {
@@ -226,7 +236,8 @@ async fn what_is_wrong_with(
         }
         Err(error) => return Err(error.into()),
     };
-    let is_missing = |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
+    let is_missing =
+        |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
     let missing = migrator.iter().find(is_missing).map(|needed| {
         let (version, description) = (needed.version, &needed.description);
         format!(

@@ -221,10 +221,5 @@ impl From<Error> for outbox::Error {
 
 /// What serde found, without the value it found it in: a payload must not reach a log.
 pub(crate) fn without_content(error: &serde_json::Error) -> String {
-    format!(
-        "{:?} error at line {} column {}",
-        error.classify(),
-        error.line(),
-        error.column()
-    )
+    outbox::without_values(error)
 }

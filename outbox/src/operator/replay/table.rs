@@ -15,7 +15,9 @@ pub(in crate::operator) async fn oldest(
 ) -> Result<Option<Holds>, Error> {
     Ok(sqlx::query_as!(
         Holds,
-        r#"select seq as "from_seq!", created_at as "from_time!" from outbox.log order by seq limit 1"#
+        r#"select seq as "from_seq!",
+                  least(greatest(created_at, '0001-01-01+00'), '9999-12-31+00') as "from_time!"
+           from outbox.log order by seq limit 1"#
     )
     .fetch_optional(connection)
     .await?)
@@ -28,7 +30,8 @@ pub(in crate::operator) async fn next_from(
     until: i64,
 ) -> Result<Option<(i64, DateTime<Utc>)>, Error> {
     let row = sqlx::query!(
-        "select seq, created_at from outbox.log where seq >= $1 and seq <= $2 order by seq limit 1",
+        r#"select seq, least(greatest(created_at, '0001-01-01+00'), '9999-12-31+00') as "created_at!"
+           from outbox.log where seq >= $1 and seq <= $2 order by seq limit 1"#,
         from,
         until,
     )
@@ -122,8 +125,8 @@ pub(in crate::operator) async fn count_replayable(
     Ok(of_replayable!(
         query_as!(
             TopicPlan,
-            r#"select l.topic, count(*) as "messages!", min(l.created_at) as "first_at!",
-                      max(l.created_at) as "last_at!""#,
+            r#"select l.topic, count(*) as "messages!", least(greatest(min(l.created_at), '0001-01-01+00'), '9999-12-31+00') as "first_at!",
+                      least(greatest(max(l.created_at), '0001-01-01+00'), '9999-12-31+00') as "last_at!""#,
             "group by l.topic order by l.topic"
         ),
         range,

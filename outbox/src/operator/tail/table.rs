@@ -59,11 +59,7 @@ impl TryFrom<RawRow> for Row {
             payload: raw.payload,
             created_at: raw.created_at,
             age_seconds: raw.age_seconds,
-            parked: raw
-                .parked
-                .map(|class| class.parse())
-                .transpose()
-                .map_err(decode)?,
+            parked: raw.parked.as_deref().map(Class::of_row),
         })
     }
 }
@@ -80,8 +76,8 @@ pub(in crate::operator) async fn newest(
         r#"select l.seq as "seq!", l.xid::text as "xid!", l.message_id as "message_id!",
                   l.topic as "topic!", l.key as "key!", l.kind as "kind!",
                   octet_length(l.payload)::bigint as bytes,
-                  case when $5 then l.payload end as payload, l.created_at as "created_at!",
-                  extract(epoch from clock_timestamp() - l.created_at)::float8 as "age_seconds!",
+                  case when $5 then l.payload end as payload, told.created_at as "created_at!",
+                  extract(epoch from clock_timestamp() - told.created_at)::float8 as "age_seconds!",
                   (select class from outbox.parked where parked.seq = l.seq) as parked
            from (select * from outbox.log
                  where seq > $1
@@ -89,7 +85,11 @@ pub(in crate::operator) async fn newest(
                    and ($3::text is null or key = $3)
                    and ($4::text is null or kind = $4)
                  order by seq desc
-                 limit $6) as l"#,
+                 limit $6) as l
+           -- A writer that does not use enqueue may say anything, infinity too.
+           cross join lateral (
+               select least(greatest(l.created_at, '0001-01-01+00'), '9999-12-31+00') as created_at
+           ) as told"#,
         newest - WINDOW,
         filter.topic,
         filter.key,
@@ -116,8 +116,8 @@ pub(in crate::operator) async fn began_or_late(
         r#"select l.seq as "seq!", l.xid::text as "xid!", l.message_id as "message_id!",
                   l.topic as "topic!", l.key as "key!", l.kind as "kind!",
                   octet_length(l.payload)::bigint as bytes,
-                  case when $7 then l.payload end as payload, l.created_at as "created_at!",
-                  extract(epoch from clock_timestamp() - l.created_at)::float8 as "age_seconds!",
+                  case when $7 then l.payload end as payload, told.created_at as "created_at!",
+                  extract(epoch from clock_timestamp() - told.created_at)::float8 as "age_seconds!",
                   (select class from outbox.parked where parked.seq = l.seq) as parked
            from (
                (select * from outbox.log where xid >= $1::text::xid8 order by xid, seq limit $8)
@@ -132,6 +132,9 @@ pub(in crate::operator) async fn began_or_late(
                     limit $8
                 ) as l)
            ) as l
+           cross join lateral (
+               select least(greatest(l.created_at, '0001-01-01+00'), '9999-12-31+00') as created_at
+           ) as told
            where ($4::text is null or topic = $4)
              and ($5::text is null or key = $5)
              and ($6::text is null or kind = $6)

@@ -25,7 +25,8 @@ pub(crate) async fn count(
     Ok(sqlx::query_as!(
         Waiting,
         r#"select topic as "topic!", count(*) as "messages!",
-                  extract(epoch from clock_timestamp() - min(created_at))::float8 as "oldest_seconds!"
+                  extract(epoch from clock_timestamp()
+                          - least(greatest(min(created_at), '0001-01-01+00'), '9999-12-31+00'))::float8 as "oldest_seconds!"
            from (
                (select topic, created_at
                 from outbox.log

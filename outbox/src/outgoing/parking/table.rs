@@ -1,6 +1,6 @@
 //! The statements on `outbox.parked` and `outbox.blocked_key`: no other file of this room has any.
 //!
-//! One lock order: rows of `blocked_key` first, by topic and key, then rows of `parked`.
+//! One lock order: rows of `blocked_key` first, by topic and digest of the key, then rows of `parked`.
 
 use sqlx::{PgConnection, PgTransaction, types::Json};
 
@@ -91,7 +91,7 @@ pub(crate) async fn block(
     if let Some(BlockedKey { topic, key }) = &blocked {
         sqlx::query!(
             "update outbox.parked set class = 'blocked'
-             where topic = $1 and key = $2 and class = 'held'",
+             where topic = $1 and key_digest = outbox.key_digest($2) and class = 'held'",
             topic,
             key,
         )
@@ -111,8 +111,9 @@ pub(crate) async fn lock(
     Ok(sqlx::query_as!(
         BlockedKey,
         r#"select topic, key from outbox.blocked_key
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
-           order by topic, key
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
+           order by topic, key_digest
            for update"#,
         &topics,
         &keys,
@@ -180,11 +181,13 @@ pub(crate) async fn remove(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<R
     let opened = sqlx::query_as!(
         BlockedKey,
         r#"delete from outbox.blocked_key
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
              and head is null
              and not exists (select from outbox.parked
                              where parked.topic = blocked_key.topic
-                               and parked.key = blocked_key.key and class = 'blocked')
+                               and parked.key_digest = blocked_key.key_digest
+                               and class = 'blocked')
            returning topic, key"#,
         &topics,
         &keys,
@@ -206,7 +209,8 @@ pub(crate) async fn waiting(tx: &mut PgTransaction<'_>, keys: &[BlockedKey]) -> 
         .unzip();
     Ok(sqlx::query_scalar!(
         r#"select count(*) as "count!" from outbox.parked
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
              and class = 'blocked'"#,
         &topics,
         &keys,
@@ -220,8 +224,8 @@ async fn lock_keys_of(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<Vec<Bl
     Ok(sqlx::query_as!(
         BlockedKey,
         r#"select topic, key from outbox.blocked_key
-           where (topic, key) in (select topic, key from outbox.parked where seq = any($1))
-           order by topic, key
+           where (topic, key_digest) in (select topic, key_digest from outbox.parked where seq = any($1))
+           order by topic, key_digest
            for update"#,
         seqs,
     )
@@ -298,10 +302,11 @@ pub(crate) async fn next_of(
                 Logged,
                 r#"select seq, message_id, topic, key, kind, payload, traceparent,
                           headers as "headers: Json<Headers>", created_at
-                   from (select *, sum(octet_length(payload)) over (order by topic, key, seq) as bytes
+                   from (select *, sum(octet_length(payload)) over (order by seq) as bytes
                          from outbox.parked
-                         where class = 'blocked' and topic = $1 and key = $2
-                         order by topic, key, seq
+                         where class = 'blocked' and topic = $1
+                           and key_digest = outbox.key_digest($2)
+                         order by seq
                          limit $3) as next
                    where coalesce(bytes, 0) - coalesce(octet_length(payload), 0) <= $4
                    order by seq"#,
