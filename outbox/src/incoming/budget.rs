@@ -133,7 +133,7 @@ mod tests {
             backoff_max: Duration::from_millis(300),
             ..Config::default()
         };
-        let mut budget = Budget::new(&config, Uuid::max());
+        let mut budget = Budget::new(&config, Uuid::max(), 1);
         let pauses = [(); 4].map(|()| budget.pause(&config).as_millis());
         assert_eq!(pauses, [100, 200, 300, 300]);
     }
