@@ -22,7 +22,8 @@ as $$
                                    and l.seq <= relay.last_seq)) end
                or exists (
                    select from outbox.parked p
-                   where p.topic = asked.topic and p.key = asked.key and p.class = 'held'))
+                   where p.topic = asked.topic
+                     and p.key_digest = outbox.key_digest(asked.key) and p.class = 'held'))
     from unnest(xids, topics, keys) with ordinality as asked (xid, topic, key, place)
     cross join outbox.relay relay
     order by asked.place

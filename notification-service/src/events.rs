@@ -7,12 +7,25 @@ use sqlx::PgTransaction;
 use crate::notification::Letter;
 use crate::table;
 
-/// Records a notification for each event of an order. A kind that it does not know is parked by
-/// its consumer: somebody has to decide what customers are told about it.
+/// What customers are told about.
+const KINDS: [&str; 4] = [
+    OrderPlaced::KIND,
+    OrderConfirmed::KIND,
+    OrderAbandoned::KIND,
+    OrderRejected::KIND,
+];
+
+/// Records a notification for each event of an order that customers are told about. Other kinds are
+/// none of its business. Another version of one of these is parked by its consumer: somebody has to
+/// decide what customers are told about it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OrderEvents;
 
 impl Handler for OrderEvents {
+    fn kinds(&self) -> Option<&[&str]> {
+        Some(&KINDS)
+    }
+
     async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
         let letter = read(message)?;
         table::record(tx, message.id, &letter).await?;

@@ -9,7 +9,7 @@ use crate::fault::{self, Fault};
 #[non_exhaustive]
 pub enum Error {
     /// The database refused or was away. Met by everything that has a transaction or a pool.
-    #[error("database: {}", without_values(.0))]
+    #[error("database: {}", said(.0))]
     Database(#[from] sqlx::Error),
     /// The broker refused or was away. Met at start and by probes; the relay and the consumer
     /// retry by themselves.
@@ -43,6 +43,13 @@ pub enum Error {
     /// Another relay holds the lease. Whatever this one was doing must not be written.
     #[error("another relay has taken over the lease")]
     Fenced,
+    /// Another process has joined the consumer group under this one's member name. Met by a consumer,
+    /// which says so and waits long before it joins again.
+    #[error(
+        "another process has joined the consumer group under this one's member name (KAFKA_MEMBER): \
+         each process needs one of its own"
+    )]
+    MemberFenced,
     /// The cursor does not belong to this database cluster: it was restored, cloned or rewound.
     #[error("{0}")]
     ForeignCursor(String),
@@ -70,7 +77,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => fault::of(error) != Fault::Item,
-            Self::Broker(_) | Self::Transient(_) | Self::Fenced => true,
+            Self::Broker(_) | Self::Transient(_) | Self::Fenced | Self::MemberFenced => true,
             Self::Encode { .. }
             | Self::Decode { .. }
             | Self::Refused(_)
@@ -92,6 +99,7 @@ impl Error {
             Self::Transient(_) => "transient",
             Self::Permanent(_) => "permanent",
             Self::Fenced => "fenced",
+            Self::MemberFenced => "member_fenced",
             Self::ForeignCursor(_) => "foreign_cursor",
             Self::NotRebased(_) => "not_rebased",
             Self::Migrate(_) => "migrate",
@@ -115,11 +123,25 @@ impl Error {
     }
 }
 
-/// PostgreSQL quotes the offending value in data exceptions (class 22), and values are payload.
-fn without_values(error: &sqlx::Error) -> String {
+/// What the database said. PostgreSQL quotes the offending value in data exceptions (class 22), and
+/// values are payload; where something of ours is missing, it is said what to do.
+fn said(error: &sqlx::Error) -> String {
     let code = error.as_database_error().and_then(|error| error.code());
-    match code {
+    let text = error.to_string();
+    match code.as_deref() {
         Some(code) if code.starts_with("22") => format!("bad data (SQLSTATE {code})"),
-        _ => error.to_string(),
+        Some("3F000" | "42P01" | "42703" | "42883") => {
+            let ours = ["outbox", "saga"].into_iter().find(|schema| {
+                text.contains(&format!("{schema}.")) || text.contains(&format!("\"{schema}\""))
+            });
+            let hint = ours.map(|schema| {
+                format!(
+                    "; the schema {schema} is missing or older than this program: run its migrations \
+                     (`recompense migrate`, a service's --migrate, or `{schema}::migrate`)"
+                )
+            });
+            text + &hint.unwrap_or_default()
+        }
+        _ => text,
     }
 }

@@ -38,6 +38,7 @@ mod settings;
 mod table;
 mod telemetry;
 mod trace;
+mod without_values;
 
 #[cfg(feature = "http")]
 pub mod http;
@@ -52,6 +53,7 @@ pub use migrations::run_migrations;
 pub use outgoing::{Relay, Sent, declare, enqueue, enqueue_all, lock_key, unsent};
 pub use telemetry::describe_metrics;
 pub use trace::{carry, follow, resume};
+pub use without_values::without_values;
 
 /// The migrations of the schema `outbox`.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, without_values};
 
 /// A typed payload: a serde type with the name it has on the wire.
 ///
@@ -176,14 +176,6 @@ impl Received {
             .payload
             .as_deref()
             .ok_or_else(|| refuse("the payload is null".to_owned()))?;
-        serde_json::from_slice(bytes).map_err(|error| {
-            // serde's own text may quote the value; a payload must not reach a log.
-            refuse(format!(
-                "{:?} error at line {} column {}",
-                error.classify(),
-                error.line(),
-                error.column()
-            ))
-        })
+        serde_json::from_slice(bytes).map_err(|error| refuse(without_values(&error)))
     }
 }

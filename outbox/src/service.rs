@@ -120,8 +120,9 @@ where
 }
 
 /// Declares topics as soon as the broker is there (see [`outgoing::declare`]), then runs a consumer until the
-/// shutdown, and counts beside it what is [parked](Census). Opens the gate when the consumer has joined its
-/// group: a service that cannot hear is not wholly ready, though it answers requests.
+/// shutdown, and counts beside it what is [parked](Census). The gate is open while the consumer has joined its
+/// group and is refused nothing: a service that cannot hear is not wholly ready, though it answers requests, and
+/// readiness has the broker's words for it.
 ///
 /// # Errors
 ///
@@ -141,7 +142,7 @@ pub async fn consume<H: Handler>(
         return Ok(());
     }
     listening.wait_for("the consumer group");
-    let mut joined = consumer.joined();
+    let (mut joined, mut refused) = (consumer.joined(), consumer.refused());
     let census = Census::new(pool.clone()).run(shutdown.clone());
     let pool = database::watch(pool, shutdown.clone());
     let running = async {
@@ -156,11 +157,20 @@ pub async fn consume<H: Handler>(
         }
     };
     let mut running = std::pin::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended,
-        _ = joined.wait_for(|joined| *joined) => listening.open(),
+    loop {
+        let has_joined = *joined.borrow_and_update();
+        match &*refused.borrow_and_update() {
+            Some(reason) => listening.wait_for(&format!("the consumer group: {reason}")),
+            None if has_joined => listening.open(),
+            None => listening.wait_for("the consumer group"),
+        }
+        // Their senders live as long as the consumer does, which is until it has ended.
+        tokio::select! {
+            ended = &mut running => return ended,
+            _ = joined.changed() => {}
+            _ = refused.changed() => {}
+        }
     }
-    running.await
 }
 
 /// Makes sure that every migration of these schemas is applied. False if the process should end

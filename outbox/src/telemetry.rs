@@ -15,7 +15,7 @@
 //! | `outbox_parked_total` | counter | messages | `class`, `reason` | messages that were not sent: `poison`, `blocked` or `held`; why the broker refused |
 //! | `outbox_unparked_total` | counter | messages | | parked messages that were sent after all |
 //! | `outbox_partitions_emptied_total` | counter | partitions | | partitions of the log that were truncated |
-//! | `inbox_messages_total` | counter | messages | `consumer`, `outcome` | `handled`, `duplicate`, `parked`, `replayed` |
+//! | `inbox_messages_total` | counter | messages | `consumer`, `outcome` | `handled`, `duplicate`, `parked`, `skipped` (a kind nobody asked for), `replayed` |
 //! | `inbox_parked_total` | counter | messages | `consumer`, `class` | messages that could not be handled: `unreadable`, `refused`, `exhausted`, `blocked` |
 //! | `inbox_retries_total` | counter | attempts | `consumer` | attempts that failed and were repeated |
 //! | `inbox_handler_seconds` | histogram | seconds | `consumer` | the handler's time for the messages of one transaction |
@@ -23,6 +23,8 @@
 //! | `outbox_parked_messages` | gauge | messages | `class` | those in `outbox.parked` now; told by services |
 //! | `inbox_parked_messages` | gauge | messages | `consumer` | those that wait for an operator now; told by services |
 //! | `inbox_client_resets_total` | counter | clients | `consumer` | clients given up because they delivered nothing |
+//! | `inbox_lag_messages` | gauge | messages | `consumer` | not handled yet, in the partitions that this process has; asked every 15 s |
+//! | `inbox_broker_refusals_total` | counter | reasons | `consumer` | times the broker began to refuse something: to join the group, to read, a batch that cannot be unpacked |
 //!
 //! `reason` is `too_large`, `invalid`, `policy`, `unknown_topic`, `not_permitted`, `timestamp`, `format`, `flawed`,
 //! `no_leader`, `no_answer`, `key_blocked` or `other`; `consumer` is the consumer's name. No label holds a topic, a key, an id or anybody's free text.
@@ -56,6 +58,8 @@ const INBOX_RETRIES: &str = "inbox_retries_total";
 const INBOX_HANDLER: &str = "inbox_handler_seconds";
 const INBOX_BATCH: &str = "inbox_batch_messages";
 const INBOX_CLIENT_RESETS: &str = "inbox_client_resets_total";
+const INBOX_LAG: &str = "inbox_lag_messages";
+const INBOX_REFUSALS: &str = "inbox_broker_refusals_total";
 
 /// The W3C trace context header.
 pub(crate) const TRACEPARENT: &str = "traceparent";
@@ -70,7 +74,7 @@ enum Kind {
 }
 
 /// Help and unit of each, for [`describe_metrics`].
-const DESCRIBED: [(&str, Kind, Unit, &str); 21] = {
+const DESCRIBED: [(&str, Kind, Unit, &str); 23] = {
     use Kind::{Counter, Gauge, Histogram};
     use Unit::{Count, Seconds};
     [
@@ -194,6 +198,18 @@ const DESCRIBED: [(&str, Kind, Unit, &str); 21] = {
             Counter,
             Count,
             "Kafka clients given up because they delivered nothing.",
+        ),
+        (
+            INBOX_LAG,
+            Gauge,
+            Count,
+            "Messages not handled yet in the partitions that this process has.",
+        ),
+        (
+            INBOX_REFUSALS,
+            Counter,
+            Count,
+            "Times the broker began to refuse a consumer something.",
         ),
     ]
 };
@@ -363,6 +379,17 @@ impl Consuming {
 /// A client was given up because it delivered nothing.
 pub(crate) fn client_reset(consumer: Arc<str>) {
     metrics::counter!(INBOX_CLIENT_RESETS, "consumer" => consumer).increment(1);
+}
+
+/// So many messages are not handled yet.
+#[expect(clippy::cast_precision_loss, reason = "no partition has 2^52 messages")]
+pub(crate) fn consumer_lag(consumer: Arc<str>, messages: i64) {
+    metrics::gauge!(INBOX_LAG, "consumer" => consumer).set(messages as f64);
+}
+
+/// The broker refuses a consumer something.
+pub(crate) fn consumer_refused(consumer: Arc<str>) {
+    metrics::counter!(INBOX_REFUSALS, "consumer" => consumer).increment(1);
 }
 
 #[cfg(test)]

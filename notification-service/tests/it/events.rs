@@ -3,7 +3,8 @@
 use chrono::NaiveDate;
 use contracts::Money;
 use contracts::order::{OrderAbandoned, OrderConfirmed, OrderPlaced, OrderRejected};
-use outbox::Received;
+use notification_service::OrderEvents;
+use outbox::{Handler as _, Payload as _, Received};
 use uuid::Uuid;
 
 use crate::room::{Room, event};
@@ -117,4 +118,18 @@ async fn an_event_nobody_has_words_for_is_an_error_for_good() {
         assert!(!error.is_transient(), "{error}");
     }
     assert!(room.told(order_id).await.is_empty());
+}
+
+#[test]
+fn it_asks_for_what_it_has_words_for_and_nothing_else() {
+    let mut asked = OrderEvents.kinds().expect("named").to_vec();
+    asked.sort_unstable();
+    let mut known = [
+        OrderAbandoned::KIND,
+        OrderConfirmed::KIND,
+        OrderPlaced::KIND,
+        OrderRejected::KIND,
+    ];
+    known.sort_unstable();
+    assert_eq!(asked, known);
 }

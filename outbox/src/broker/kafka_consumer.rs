@@ -28,6 +28,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
 /// How long the broker has to say where a partition ends.
 const WATERMARK_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long after it was last met a refusal counts: they come again with each try.
+const REFUSED_FOR: Duration = Duration::from_secs(15);
+
 /// Joins the group.
 pub(super) fn open(
     mut config: ClientConfig,
@@ -51,7 +54,10 @@ pub(super) fn open(
         .set("fetch.error.backoff.ms", "100")
         .set("topic.metadata.refresh.interval.ms", "10000")
         // Bounds the memory of fetched and not yet handled records.
-        .set("queued.max.messages.kbytes", "16384");
+        .set("queued.max.messages.kbytes", "16384")
+        // The client says which id a topic has nowhere else: see `Ledger::log`.
+        .set("debug", "metadata")
+        .set_log_level(RDKafkaLogLevel::Debug);
     if let Some(member) = member {
         config.set("group.instance.id", member);
     }
@@ -79,7 +85,11 @@ struct State {
     /// Assignments so far; names the next one.
     assignments: u64,
     assigned: HashMap<(String, i32), Share>,
+    new: Vec<(String, i32)>,
     revoked: Vec<(String, i32)>,
+    /// By name.
+    topic_ids: HashMap<String, String>,
+    refused: Option<(String, Instant)>,
     committed_at: Option<Instant>,
 }
 
@@ -145,27 +155,63 @@ impl Member {
     fn ends(&self) -> KafkaResult<Vec<Backlog>> {
         let places: Vec<_> = {
             let state = self.consumer.context().state();
-            let unpaused = state.assigned.iter().filter(|(_, share)| !share.paused);
-            unpaused.map(|(place, _)| place.clone()).collect()
+            let shares = state.assigned.iter();
+            shares
+                .map(|(place, share)| (place.clone(), share.paused, share.handled))
+                .collect()
         };
         let positions = self.consumer.position()?;
         let mut backlog = Vec::with_capacity(places.len());
-        for (topic, partition) in places {
+        for ((topic, partition), paused, handled) in places {
             let (low, end) =
                 self.consumer
                     .fetch_watermarks(&topic, partition, WATERMARK_TIMEOUT)?;
-            let position = match self.position(&positions, &topic, partition) {
-                Some(position) => position,
+            let begun = match handled {
+                Some(handled) => handled,
                 None => self.committed(&topic, partition)?.unwrap_or(low),
             };
+            let position = self.position(&positions, &topic, partition);
             backlog.push(Backlog {
                 topic,
                 partition,
-                position,
+                position: position.unwrap_or(begun),
+                handled: begun,
+                paused,
                 end,
             });
         }
         Ok(backlog)
+    }
+
+    /// Notes what the broker refuses. Everything heals by itself; what is only away is not refused.
+    fn failed(&self, error: &KafkaError) {
+        use RDKafkaErrorCode as Code;
+        match error.rdkafka_error_code() {
+            Some(Code::UnknownTopicOrPartition) => tracing::warn!(%error, "a topic is missing"),
+            Some(
+                Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::CoordinatorLoadInProgress
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator
+                | Code::RebalanceInProgress
+                | Code::UnknownMemberId
+                | Code::PollExceeded
+                | Code::PartitionEOF,
+            )
+            | None => tracing::debug!(%error, "poll"),
+            Some(Code::NotImplemented) => self.refused(format!(
+                "{error}: a batch is packed in a way that this client cannot read"
+            )),
+            Some(_) => self.refused(error.to_string()),
+        }
+    }
+
+    fn refused(&self, reason: String) {
+        self.consumer.context().state().refused = Some((reason, Instant::now()));
     }
 }
 
@@ -194,16 +240,15 @@ impl Subscription for Member {
         match self.consumer.poll(timeout) {
             None => Ok(None),
             Some(Ok(message)) => Ok(Some(record(&message))),
-            Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                Err(Error::Broker(code.to_string()))
+            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => {
+                Err(match self.consumer.client().fatal_error() {
+                    Some((RDKafkaErrorCode::FencedInstanceId, _)) => Error::MemberFenced,
+                    Some((_, reason)) => Error::Broker(reason),
+                    None => Error::Broker(error.to_string()),
+                })
             }
-            // Everything else heals by itself: a topic not there yet, a broker away, a rebalance.
             Some(Err(error)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
-                    tracing::warn!(%error, "a topic is missing");
-                } else {
-                    tracing::debug!(%error, "poll");
-                }
+                self.failed(&error);
                 Ok(None)
             }
         }
@@ -231,6 +276,17 @@ impl Subscription for Member {
         self.consumer.context().state().joined
     }
 
+    fn refused(&self) -> Option<String> {
+        let state = self.consumer.context().state();
+        let refused = state.refused.as_ref();
+        let lately = refused.filter(|(_, at)| at.elapsed() < REFUSED_FOR);
+        lately.map(|(reason, _)| reason.clone())
+    }
+
+    fn take_assigned(&self) -> Vec<(String, i32)> {
+        std::mem::take(&mut self.consumer.context().state().new)
+    }
+
     fn take_revoked(&self) -> Vec<(String, i32)> {
         std::mem::take(&mut self.consumer.context().state().revoked)
     }
@@ -250,6 +306,33 @@ impl Subscription for Member {
         }
     }
 
+    fn topic_id(&self, topic: &str) -> Option<String> {
+        self.consumer
+            .context()
+            .state()
+            .topic_ids
+            .get(topic)
+            .cloned()
+    }
+
+    fn rewind(&self, topic: &str, partition: i32) -> Result<(), Error> {
+        let mut state = self.consumer.context().state();
+        state.assignments += 1;
+        let assignment = state.assignments;
+        if let Some(share) = state.assigned.get_mut(&(topic.to_owned(), partition)) {
+            share.assignment = assignment;
+            share.handled = None;
+            share.uncommitted = false;
+        }
+        drop(state);
+        // Where the topic begins later, this is out of its range, and that means its earliest.
+        let mut start = TopicPartitionList::new();
+        add(&mut start, topic, partition, 0);
+        self.consumer
+            .commit(&start, CommitMode::Sync)
+            .map_err(|error| Error::Broker(error.to_string()))
+    }
+
     fn backlog(&self) -> Result<Vec<Backlog>, Error> {
         self.ends()
             .map_err(|error| Error::Broker(error.to_string()))
@@ -262,13 +345,27 @@ impl Subscription for Member {
 }
 
 impl ClientContext for Ledger {
+    /// The client knows which id a topic has and when that changes, and tells so here alone.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(level, facility, message);
+        if facility != "METADATA" {
+            kafka::log(level, facility, message);
+        } else if let Some((topic, id)) = topic_id(message) {
+            let mut state = self.state();
+            state.topic_ids.insert(topic.to_owned(), id.to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         kafka::report(&error, reason);
     }
+}
+
+/// Of `[thrd:main]: Topic orders.events changed id from AAA to BBB`.
+fn topic_id(message: &str) -> Option<(&str, &str)> {
+    let (_, said) = message.split_once("Topic ")?;
+    let (topic, ids) = said.split_once(" changed id from ")?;
+    let (_, id) = ids.split_once(" to ")?;
+    Some((topic, id))
 }
 
 impl ConsumerContext for Ledger {
@@ -299,6 +396,7 @@ impl Ledger {
     fn assigned(&self, partitions: &TopicPartitionList) {
         let mut state = self.state();
         state.joined = true;
+        state.refused = None;
         for element in partitions.elements() {
             state.assignments += 1;
             let share = Share {
@@ -308,6 +406,7 @@ impl Ledger {
                 uncommitted: false,
             };
             let place = (element.topic().to_owned(), element.partition());
+            state.new.push(place.clone());
             state.assigned.insert(place, share);
         }
     }
@@ -334,9 +433,6 @@ impl Ledger {
 }
 
 pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
-    // rdkafka panics at a header whose name is not UTF-8. Such a record is not ours; without its
-    // headers the parser says so.
-    let headers = catch_unwind(AssertUnwindSafe(|| headers(message))).unwrap_or_default();
     Record {
         topic: message.topic().to_owned(),
         partition: message.partition(),
@@ -344,15 +440,34 @@ pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
         timestamp_ms: message.timestamp().to_millis().unwrap_or(0),
         key: message.key().map(<[u8]>::to_vec),
         payload: message.payload().map(<[u8]>::to_vec),
-        headers,
+        headers: headers(message),
     }
 }
 
+/// rdkafka panics at a header whose name is not UTF-8. None of ours has such a name: it is left out.
 fn headers(message: &BorrowedMessage<'_>) -> Vec<(String, Option<Vec<u8>>)> {
-    message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
-            .collect()
-    })
+    let Some(headers) = message.headers() else {
+        return Vec::new();
+    };
+    let header = |at| catch_unwind(AssertUnwindSafe(|| headers.try_get(at))).ok()?;
+    (0..headers.count())
+        .filter_map(header)
+        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topics_id_is_read_from_what_the_client_says() {
+        let said = "[thrd:main]: Topic orders.events changed id from AAAAAAAAAAAAAAAAAAAAAA to hM9k_L-qQk2lxSgDAVNVKw";
+        let id = "hM9k_L-qQk2lxSgDAVNVKw";
+        assert_eq!(topic_id(said), Some(("orders.events", id)));
+        assert_eq!(
+            topic_id("[thrd:main]: Topic orders.events: 4 partitions"),
+            None
+        );
+    }
 }

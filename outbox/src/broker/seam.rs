@@ -370,6 +370,10 @@ pub struct Backlog {
     pub partition: i32,
     /// The next record it will deliver.
     pub position: i64,
+    /// The next record to be handled, or delivered where none was since the partition was assigned.
+    pub handled: i64,
+    /// Whether it is kept from fetching more.
+    pub paused: bool,
     /// Where the broker will append the next record.
     pub end: i64,
 }
@@ -389,6 +393,17 @@ pub trait Subscription: Send + Sync {
     /// Whether the group has shared out its partitions with this member in it; it may have got none.
     fn has_joined(&self) -> bool;
 
+    /// What the broker refuses this member, in its words, if it did so lately: to join the group, to
+    /// read a topic, or a batch that cannot be unpacked.
+    fn refused(&self) -> Option<String> {
+        None
+    }
+
+    /// Partitions assigned since the last call.
+    fn take_assigned(&self) -> Vec<(String, i32)> {
+        Vec::new()
+    }
+
     /// Partitions taken away since the last call.
     fn take_revoked(&self) -> Vec<(String, i32)>;
 
@@ -401,7 +416,25 @@ pub trait Subscription: Send + Sync {
     /// partition's offset is another's business then, or that of a later assignment.
     fn handled(&self, topic: &str, partition: i32, assignment: u64, next_offset: i64);
 
-    /// Where the client stands in the partitions that are assigned and not paused. Asks the broker
+    /// What the broker calls this topic: another id where it was deleted and made again under its name.
+    /// `None` while that is not known, and where a broker has no such ids.
+    fn topic_id(&self, topic: &str) -> Option<String> {
+        let _ = topic;
+        None
+    }
+
+    /// Commits the partition's start as the group's offset and ends its assignment, in that nothing
+    /// noted for it counts any more. Blocks for as long as the broker takes, a few seconds at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broker`] when the offset was not committed.
+    fn rewind(&self, topic: &str, partition: i32) -> Result<(), Error> {
+        let _ = (topic, partition);
+        Ok(())
+    }
+
+    /// Where the client stands in the partitions that are assigned. Asks the broker
     /// and blocks for as long as that takes, a few seconds at most.
     ///
     /// # Errors

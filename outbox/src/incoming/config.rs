@@ -29,7 +29,7 @@ pub struct Config {
     /// How long a message is remembered after it was handled; by default 15 days, `None` for ever.
     /// Must be longer than the broker keeps records of any topic read here plus `replay_window`,
     /// because a record that the inbox has forgotten would be handled again; the consumer refuses
-    /// to start otherwise. All consumers of a database share its inbox: the shortest counts.
+    /// to start otherwise. All consumers of a database share its inbox: the longest counts.
     pub retention: Option<Duration>,
     /// How old a message may be when its sender's relay publishes it, again or for the first time;
     /// by default 7 days.

@@ -18,18 +18,24 @@ use crate::{
     Error,
     broker::Broker,
     incoming::{
-        Config, Handler, parking::replayer, pump, retention, table, watchdog::Watchdog,
-        worker::Worker,
+        Config, Handler, membership::Membership, parking::replayer, pump, retention,
+        watchdog::Watchdog, worker::Worker,
     },
     telemetry,
 };
+
+/// Before a new client joins in place of one that was given up.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The same where another process has joined under this one's member name: each would throw the other
+/// out for ever, and nothing would be handled.
+const PAUSE_FENCED: Duration = Duration::from_secs(300);
 
 /// A named reader of some topics.
 pub struct Consumer<H> {
     worker: Worker<H>,
     topics: Vec<String>,
     broker: Arc<dyn Broker>,
-    joined: watch::Sender<bool>,
+    membership: Membership,
 }
 
 impl<H> Clone for Consumer<H> {
@@ -38,7 +44,7 @@ impl<H> Clone for Consumer<H> {
             worker: self.worker.clone(),
             topics: self.topics.clone(),
             broker: Arc::clone(&self.broker),
-            joined: self.joined.clone(),
+            membership: self.membership.clone(),
         }
     }
 }
@@ -53,11 +59,12 @@ impl<H: Handler> Consumer<H> {
         broker: Arc<dyn Broker>,
         handler: H,
     ) -> Self {
+        let worker = Worker::new(name, pool, handler);
         Self {
-            worker: Worker::new(name, pool, handler),
+            membership: Membership::new(worker.handling.label()),
+            worker,
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             broker,
-            joined: watch::Sender::new(false),
         }
     }
 
@@ -77,7 +84,15 @@ impl<H: Handler> Consumer<H> {
     /// Whether it has joined its group, now and from now on. Before that nothing is handled.
     #[must_use]
     pub fn joined(&self) -> watch::Receiver<bool> {
-        self.joined.subscribe()
+        self.membership.watch_joined()
+    }
+
+    /// What the broker refuses this consumer at the moment, in the broker's words: to join its group, to
+    /// read a topic, to unpack a batch, or its name as a member, which another process has too. `None`
+    /// while it refuses nothing.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Option<String>> {
+        self.membership.watch_refused()
     }
 
     /// Handles messages until `shutdown`; then the batches under way are finished and their
@@ -96,13 +111,7 @@ impl<H: Handler> Consumer<H> {
         retention::check(&*self.broker, &self.topics, config, &shutdown).await?;
         // Before the first message, so that it finds its day and its consumer's number.
         shutdown
-            .run_until_cancelled(async {
-                retention::keep(pool, config).await;
-                if let Err(error) = table::register(pool, &handling.name).await {
-                    // The first batch does it.
-                    tracing::debug!(%error, "the consumer has no number yet");
-                }
-            })
+            .run_until_cancelled(retention::keep(pool, &handling.name, config))
             .await;
         // Tasks of their own, because a transaction must not be dropped half begun; they end when
         // this does, in whatever way.
@@ -110,7 +119,8 @@ impl<H: Handler> Consumer<H> {
         let _stop = stop.clone().drop_guard();
         tokio::spawn(retention::run(
             pool.clone(),
-            Config::clone(config),
+            handling.label(),
+            Arc::clone(config),
             stop.clone(),
         ));
         let replaying = tokio::spawn(replayer::run(handling.clone(), stop.clone()));
@@ -134,15 +144,19 @@ impl<H: Handler> Consumer<H> {
             let ended = pump::run(
                 subscription,
                 self.worker.clone(),
-                self.joined.clone(),
+                self.membership.clone(),
                 &mut watchdog,
                 shutdown.clone(),
             )
             .await;
-            if let Err(error) = ended {
-                tracing::warn!(%error, consumer = &*handling.name, "left the group, joining anew");
-                sleep(Duration::from_secs(1)).await;
+            let Err(error) = ended else { continue };
+            let mut pause = PAUSE;
+            if matches!(error, Error::MemberFenced) {
+                self.membership.refused(Some(error.to_string()));
+                pause = PAUSE_FENCED;
             }
+            tracing::warn!(%error, consumer = &*handling.name, ?pause, "left the group, will join anew");
+            shutdown.run_until_cancelled(sleep(pause)).await;
         }
         Ok(())
     }

@@ -33,6 +33,16 @@ pub trait Handler: Send + Sync + 'static {
         async {}
     }
 
+    /// The kinds that it handles; `None`, as by default, is every kind.
+    ///
+    /// A topic carries what others send too. Where kinds are named, a message of any other kind is
+    /// skipped and counted (`inbox_messages_total{outcome="skipped"}`), and holds nothing up. Another
+    /// version of a kind that is named (`order.placed.v2` where `order.placed.v1` is) is not skipped:
+    /// it is parked, because what it says was asked for.
+    fn kinds(&self) -> Option<&[&str]> {
+        None
+    }
+
     /// Called once per transaction with its new messages, before the first is handled: the place
     /// to take row locks in one order, so that two batches cannot deadlock.
     ///
@@ -118,13 +128,18 @@ pub trait BatchHandler: Send + Sync + 'static {
         async {}
     }
 
+    /// As [`Handler::kinds`].
+    fn kinds(&self) -> Option<&[&str]> {
+        None
+    }
+
     /// Handles messages of one partition, in the order given. There is at least one; duplicates
     /// have been taken out.
     ///
     /// # Errors
     ///
-    /// Any error rolls the whole batch back, and it is redone in halves, down to slices of one: an error
-    /// there is that message's own, see [`Handler::handle`].
+    /// Any error rolls the whole batch back. What may be a message's fault is looked for by halves: an
+    /// error of a slice of one is that message's own, see [`Handler::handle`].
     fn handle_batch(
         &self,
         tx: &mut PgTransaction<'_>,
@@ -158,6 +173,10 @@ impl<B: BatchHandler> Handler for Batched<B> {
 
     async fn beside(&self, pool: PgPool, shutdown: CancellationToken) {
         self.0.beside(pool, shutdown).await;
+    }
+
+    fn kinds(&self) -> Option<&[&str]> {
+        self.0.kinds()
     }
 
     /// Does all the work: it is what sees the new messages of a transaction together.

@@ -72,11 +72,11 @@ impl Lane {
     pub(super) fn new(
         (topic, partition): (String, i32),
         config: &Config,
+        stop: CancellationToken,
         spawn: impl FnOnce(Queue, CancellationToken) -> JoinHandle<()>,
     ) -> Self {
         let (records, receiver) = mpsc::channel(config.batch.max(1) * BATCHES);
         let bytes = Arc::<AtomicUsize>::default();
-        let stop = CancellationToken::new();
         let queue = Queue {
             records: receiver,
             bytes: Arc::clone(&bytes),
@@ -176,7 +176,8 @@ mod tests {
             ..Config::default()
         };
         let mut taken = None;
-        let lane = Lane::new(("t".into(), 0), &config, |queue, _| {
+        let stop = CancellationToken::new();
+        let lane = Lane::new(("t".into(), 0), &config, stop, |queue, _| {
             taken = Some(queue);
             tokio::spawn(async {})
         });

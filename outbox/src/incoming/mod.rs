@@ -18,6 +18,7 @@ mod consumer;
 mod pump;
 
 mod lane;
+mod membership;
 mod watchdog;
 
 mod worker;
@@ -38,3 +39,4 @@ pub use config::Config;
 pub use consumer::Consumer;
 pub use handler::{BatchHandler, Batched, Handler};
 pub use parking::parked;
+pub(crate) use table::Session;

@@ -16,27 +16,48 @@ pub(crate) struct Unreadable {
     pub(crate) reason: String,
 }
 
+/// The kind that a record says it is; `None` where it says nothing that can be read.
+pub(crate) fn kind(record: &Record) -> Option<&str> {
+    let named = record.headers.iter().rfind(|(name, _)| name == "ce_type");
+    std::str::from_utf8(named?.1.as_deref()?).ok()
+}
+
 /// Reads the attributes of CloudEvents' binary mode. The payload moves from the record into the
 /// message; an unreadable record keeps it.
+///
+/// Only the attributes are asked for. Others put headers of their own on records (agents, mirrors):
+/// one that is no text is none of ours, and is left out.
 pub(crate) fn parse(record: &mut Record) -> Result<Received, Unreadable> {
     let mut headers = Headers::new();
     let (mut version, mut id, mut kind, mut source, mut time) = (None, None, None, None, None);
     for (name, value) in &record.headers {
         let Some(value) = value else { continue };
-        let Ok(value) = std::str::from_utf8(value) else {
-            return Err(unreadable(record, format!("header {name} is not UTF-8")));
-        };
-        match name.as_str() {
-            "ce_specversion" => version = Some(value),
-            "ce_id" => id = Some(value),
-            "ce_type" => kind = Some(value),
-            "ce_source" => source = Some(value),
-            "ce_time" => time = DateTime::parse_from_rfc3339(value).ok(),
-            "ce_subject" => {}
-            _ => {
-                headers.insert(name.clone(), value.to_owned());
+        // PostgreSQL's text cannot hold NUL: a handler that stores it would fail for ever.
+        let text = std::str::from_utf8(value)
+            .ok()
+            .filter(|text| !text.contains('\0'));
+        let attribute = match name.as_str() {
+            "ce_specversion" => &mut version,
+            "ce_id" => &mut id,
+            "ce_type" => &mut kind,
+            "ce_source" => &mut source,
+            "ce_time" => {
+                time = text.and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+                continue;
             }
-        }
+            "ce_subject" => continue,
+            _ => {
+                headers.extend(text.map(|text| (name.clone(), text.to_owned())));
+                continue;
+            }
+        };
+        let Some(text) = text else {
+            return Err(unreadable(
+                record,
+                format!("header {name} is not a text in UTF-8"),
+            ));
+        };
+        *attribute = Some(text);
     }
     let given = |name: &str, value: Option<&str>| {
         value
@@ -58,16 +79,10 @@ pub(crate) fn parse(record: &mut Record) -> Result<Received, Unreadable> {
     let key = match &record.key {
         None => String::new(),
         Some(key) => String::from_utf8(key.clone())
-            .map_err(|_| unreadable(record, "the key is not UTF-8".to_owned()))?,
+            .ok()
+            .filter(|key| !key.contains('\0'))
+            .ok_or_else(|| unreadable(record, "the key is not a text in UTF-8".to_owned()))?,
     };
-    // PostgreSQL's text cannot hold NUL: a handler that stores it would fail for ever.
-    let texts = [&key, &kind, &source].into_iter().chain(headers.values());
-    if texts.into_iter().any(|text| text.contains('\0')) {
-        return Err(unreadable(
-            record,
-            "a key or header contains a NUL character".to_owned(),
-        ));
-    }
     Ok(Received {
         id,
         topic: record.topic.clone(),
@@ -148,13 +163,28 @@ mod tests {
             headers.push((name, value));
             parse(&mut record(&headers))
         };
-        assert!(with("x", b"\xff\xfe").is_err());
-        assert!(with("x", b"a\0b").is_err());
         assert!(with("ce_id", b"not-a-uuid").is_err());
+        for ours in ["ce_id", "ce_type", "ce_source", "ce_specversion"] {
+            assert!(with(ours, b"\xff\xfe").is_err(), "{ours}");
+            assert!(with(ours, b"a\0b").is_err(), "{ours}");
+        }
         assert!(with("ce_specversion", b"0.3").is_err());
         let mut keyed = record(&GOOD);
         keyed.key = Some(vec![0xff]);
         assert!(parse(&mut keyed).is_err());
+    }
+
+    #[test]
+    fn headers_of_strangers_that_are_no_text_are_left_out() {
+        for name in ["x", "traceparent", "ce_time", "ce_subject", "ce_other"] {
+            for value in [&b"\xff\xfe"[..], b"a\0b", &7_u64.to_be_bytes()] {
+                let mut headers = GOOD.to_vec();
+                headers.push((name, value));
+                let received = parse(&mut record(&headers)).unwrap();
+                assert_eq!(received.headers.get("x"), None);
+                assert_eq!(received.header("traceparent"), Some("00-1-2-01"));
+            }
+        }
     }
 
     #[test]

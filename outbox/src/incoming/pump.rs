@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     incoming::{
         Handler,
         lane::{Lane, Pushed},
+        membership::Membership,
         watchdog::Watchdog,
         worker::{Place, Worker},
     },
@@ -30,7 +31,7 @@ const POLL_PAUSED: Duration = Duration::from_millis(2);
 pub(super) async fn run<H: Handler>(
     subscription: Box<dyn Subscription>,
     worker: Worker<H>,
-    joined: watch::Sender<bool>,
+    membership: Membership,
     watchdog: &mut Watchdog,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -42,15 +43,13 @@ pub(super) async fn run<H: Handler>(
     let pump = Pump {
         subscription: Arc::clone(&subscription),
         worker,
-        joined,
+        membership,
         runtime: Handle::current(),
+        stop: stop.clone(),
         lanes: Vec::new(),
         leaving: Vec::new(),
     };
-    let mut pumping = tokio::task::spawn_blocking({
-        let stop = stop.clone();
-        move || pump.run(&stop)
-    });
+    let mut pumping = tokio::task::spawn_blocking(move || pump.run());
     let (pumped, stalled) = tokio::select! {
         pumped = &mut pumping => (pumped, None),
         stalled = watchdog.watch(&subscription) => {
@@ -81,17 +80,18 @@ pub(super) async fn run<H: Handler>(
 struct Pump<H> {
     subscription: Arc<dyn Subscription>,
     worker: Worker<H>,
-    joined: watch::Sender<bool>,
+    membership: Membership,
     runtime: Handle,
+    stop: CancellationToken,
     lanes: Vec<Lane>,
     /// Lanes of partitions taken away, finishing what is under way.
     leaving: Vec<Lane>,
 }
 
 impl<H: Handler> Pump<H> {
-    fn run(mut self, stop: &CancellationToken) -> (Result<(), Error>, Vec<Lane>) {
+    fn run(mut self) -> (Result<(), Error>, Vec<Lane>) {
         let mut ended = Ok(());
-        while !stop.is_cancelled() && ended.is_ok() {
+        while !self.stop.is_cancelled() && ended.is_ok() {
             ended = self.step();
         }
         self.leaving.extend(self.lanes);
@@ -104,9 +104,9 @@ impl<H: Handler> Pump<H> {
             .subscription
             .poll(if paused { POLL_PAUSED } else { POLL });
         if self.subscription.has_joined() {
-            self.joined
-                .send_if_modified(|joined| !std::mem::replace(joined, true));
+            self.membership.joined();
         }
+        self.membership.refused(self.subscription.refused());
         self.leaving.retain(|lane| !lane.task.is_finished());
         for (topic, partition) in self.subscription.take_revoked() {
             let Some(at) = self.find(&topic, partition) else {
@@ -120,6 +120,11 @@ impl<H: Handler> Pump<H> {
             }
             lane.stop.cancel();
             self.leaving.push(lane);
+        }
+        // Before their first record, so that a partition whose topic was made anew is noticed even
+        // where nothing comes.
+        for (topic, partition) in self.subscription.take_assigned() {
+            self.lane(topic, partition);
         }
         for lane in &mut self.lanes {
             if lane.is_dead() {
@@ -137,22 +142,9 @@ impl<H: Handler> Pump<H> {
     }
 
     fn push(&mut self, record: Record) -> Result<(), Error> {
-        let at = match self.find(&record.topic, record.partition) {
-            Some(at) => at,
-            None => {
-                let (topic, partition) = (record.topic.clone(), record.partition);
-                let Some(assignment) = self.subscription.assignment(&topic, partition) else {
-                    // Taken away while it was on its way here: another's.
-                    return Ok(());
-                };
-                let lane = self.start(Place {
-                    topic,
-                    partition,
-                    assignment,
-                });
-                self.lanes.push(lane);
-                self.lanes.len() - 1
-            }
+        let Some(at) = self.lane(record.topic.clone(), record.partition) else {
+            // Taken away while it was on its way here: another's.
+            return Ok(());
         };
         let lane = &mut self.lanes[at];
         match lane.push(record) {
@@ -166,6 +158,21 @@ impl<H: Handler> Pump<H> {
         }
     }
 
+    /// Where the lane of a partition is, which is made if need be; `None` when it is not assigned.
+    fn lane(&mut self, topic: String, partition: i32) -> Option<usize> {
+        if let Some(at) = self.find(&topic, partition) {
+            return Some(at);
+        }
+        let assignment = self.subscription.assignment(&topic, partition)?;
+        let lane = self.start(Place {
+            topic,
+            partition,
+            assignment,
+        });
+        self.lanes.push(lane);
+        Some(self.lanes.len() - 1)
+    }
+
     fn find(&self, topic: &str, partition: i32) -> Option<usize> {
         self.lanes
             .iter()
@@ -175,9 +182,12 @@ impl<H: Handler> Pump<H> {
     fn start(&self, place: Place) -> Lane {
         let (worker, subscription) = (self.worker.clone(), Arc::clone(&self.subscription));
         let key = (place.topic.clone(), place.partition);
-        Lane::new(key, &self.worker.handling.config, |queue, stop| {
+        // When the future that all this is done for is dropped, the workers end too.
+        let stop = self.stop.child_token();
+        let config = &self.worker.handling.config;
+        Lane::new(key, config, stop, |queue, stop| {
             self.runtime
-                .spawn(async move { worker.run(queue, &place, &*subscription, &stop).await })
+                .spawn(async move { worker.run(queue, &place, &subscription, &stop).await })
         })
     }
 }

@@ -1,7 +1,7 @@
 //! How long the inbox remembers: checked against the broker at start, seen to every minute; and with
 //! it how long is remembered what people did.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use tokio::time::sleep;
@@ -86,7 +86,11 @@ fn days(time: Duration) -> String {
 
 /// Adds and drops until there is nothing to do. Failures are logged: they are no reason not to
 /// consume, the inbox takes ids without a day of their own too.
-pub(super) async fn keep(pool: &PgPool, config: &Config) {
+pub(super) async fn keep(pool: &PgPool, consumer: &str, config: &Config) {
+    // Before anything is forgotten, what this one needs.
+    if let Err(error) = table::register(pool, consumer, config.retention).await {
+        tracing::debug!(%error, consumer, "cannot note how long the inbox must remember");
+    }
     loop {
         match table::keep(pool, config.retention).await {
             Ok(done) if done.created + done.dropped + done.deleted > 0 => {
@@ -119,9 +123,15 @@ pub(super) async fn keep(pool: &PgPool, config: &Config) {
 }
 
 /// Keeps the inbox until `stop`.
-pub(super) async fn run(pool: PgPool, config: Config, stop: CancellationToken) {
+pub(super) async fn run(
+    pool: PgPool,
+    consumer: Arc<str>,
+    config: Arc<Config>,
+    stop: CancellationToken,
+) {
     while stop.run_until_cancelled(sleep(EVERY)).await.is_some() {
-        stop.run_until_cancelled(keep(&pool, &config)).await;
+        stop.run_until_cancelled(keep(&pool, &consumer, &config))
+            .await;
     }
 }
 

@@ -1,27 +1,128 @@
-//! The statements on `outbox.inbox`: no other file has any.
+//! The statements on `outbox.inbox` and what is noted of its consumers: no other file has any.
 
 use std::time::Duration;
 
-use sqlx::{PgPool, PgTransaction, postgres::types::PgInterval};
+use sqlx::{
+    Connection as _, PgConnection, PgPool, PgTransaction, Postgres, pool::PoolConnection,
+    postgres::types::PgInterval,
+};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, fault::Fault};
 
-/// A transaction that sees in each statement what others have committed while the one before it
-/// waited: READ COMMITTED, whatever the database's default. The inbox and the parking protocol rely
-/// on it.
+/// How transactions of this side begin.
+///
+/// READ COMMITTED, whatever the database's default: each statement sees what others have committed
+/// while the one before it waited. The inbox and the parking protocol rely on it. And
+/// `synchronous_commit` where it was off: the offset is committed at the broker after the transaction,
+/// and a transaction that a crash then loses would never be made up for.
+const BEGIN: &str = "begin isolation level read committed;
+     select set_config('synchronous_commit', 'on', true)
+     where current_setting('synchronous_commit') = 'off'";
+
+/// Begins a transaction on a connection of the pool.
 pub(crate) async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, Error> {
-    Ok(pool
-        .begin_with("begin isolation level read committed")
-        .await?)
+    Ok(pool.begin_with(BEGIN).await?)
 }
 
-/// Gives a consumer its number, which rows of the inbox have instead of its name. In a transaction of
-/// its own, so that no batch waits for another one's commit to have it.
-pub(crate) async fn register(pool: &PgPool, consumer: &str) -> Result<(), Error> {
-    sqlx::query_scalar!("select outbox.consumer_id($1)", consumer)
-        .fetch_one(pool)
-        .await?;
+/// A connection of the pool that is not given back when it can do no more.
+pub(crate) struct Session(PoolConnection<Postgres>);
+
+impl Session {
+    pub(crate) async fn open(pool: &PgPool) -> Result<Self, Error> {
+        Ok(Self(pool.acquire().await?))
+    }
+
+    pub(crate) async fn begin(&mut self) -> Result<PgTransaction<'_>, Error> {
+        Ok(self.0.begin_with(BEGIN).await?)
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+
+    /// After a failure. A session whose plans or statements are gone, or whose server has become
+    /// read-only, would fail the next one too.
+    ///
+    /// Returns whether it was the session's fault, so that another one helps.
+    pub(crate) fn failed(&mut self, error: &Error) -> bool {
+        let is_stale = error.fault() == Some(Fault::Connection);
+        if is_stale {
+            self.0.close_on_drop();
+        }
+        is_stale
+    }
+}
+
+/// Whether the database does what each batch asks of it: a row of the inbox, here rolled back. For
+/// failures of which nobody can say whose they are.
+pub(crate) async fn is_well(pool: &PgPool, consumer: &str) -> bool {
+    let asking = async {
+        let mut tx = begin(pool).await?;
+        accept(&mut tx, consumer, &[Uuid::now_v7()]).await?;
+        tx.rollback().await?;
+        Ok::<_, Error>(())
+    };
+    asking.await.is_ok()
+}
+
+/// Gives a consumer its number, which rows of the inbox have instead of its name, and notes how long
+/// they must be kept. In a transaction of its own, so that no batch waits for another one's commit to
+/// have it.
+pub(crate) async fn register(
+    pool: &PgPool,
+    consumer: &str,
+    retention: Option<Duration>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "select outbox.note_retention($1, $2)",
+        consumer,
+        retention.map(interval),
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(())
+}
+
+/// Whether a partition was read from another topic of this name before.
+pub(crate) async fn is_other_topic(
+    pool: &PgPool,
+    consumer: &str,
+    (topic, partition): (&str, i32),
+    id: &str,
+) -> Result<bool, Error> {
+    let noted = sqlx::query_scalar!(
+        "select topic_id from outbox.consumer_topic
+         where consumer = $1 and topic = $2 and partition = $3",
+        consumer,
+        topic,
+        partition,
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(noted.is_some_and(|noted| noted != id))
+}
+
+/// Notes which topic a partition is read from.
+pub(crate) async fn note_topic(
+    pool: &PgPool,
+    consumer: &str,
+    (topic, partition): (&str, i32),
+    id: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "insert into outbox.consumer_topic (consumer, topic, partition, topic_id)
+         values ($1, $2, $3, $4)
+         on conflict on constraint consumer_topic_pkey
+         do update set topic_id = excluded.topic_id, noted_at = now()
+         where consumer_topic.topic_id <> excluded.topic_id",
+        consumer,
+        topic,
+        partition,
+        id,
+    )
+    .execute(pool)
+    .await?;
     Ok(())
 }
 
@@ -69,19 +170,23 @@ pub(crate) struct Kept {
     pub(crate) deleted: i32,
 }
 
-/// Adds days ahead and forgets what is older than `retention`.
+/// Adds days ahead and forgets what is older than `retention`, and than what any other consumer has
+/// noted.
 pub(crate) async fn keep(pool: &PgPool, retention: Option<Duration>) -> Result<Kept, Error> {
-    let retention = retention.map(|retention| PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(retention.as_micros()).unwrap_or(i64::MAX),
-    });
     Ok(sqlx::query_as!(
         Kept,
         r#"select created as "created!", dropped as "dropped!", deleted as "deleted!"
            from outbox.keep_inbox($1)"#,
-        retention,
+        retention.map(interval),
     )
     .fetch_one(pool)
     .await?)
+}
+
+fn interval(time: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(time.as_micros()).unwrap_or(i64::MAX),
+    }
 }

@@ -24,6 +24,9 @@ use crate::{
     telemetry,
 };
 
+/// How often it looks at most, which is how old the metric of what is not handled yet can be.
+const LOOK: Duration = Duration::from_secs(15);
+
 /// What it knows of the partitions. Outlives the clients.
 pub(super) struct Watchdog {
     consumer: Arc<str>,
@@ -48,12 +51,13 @@ impl Watchdog {
     pub(super) async fn watch(&mut self, subscription: &Arc<dyn Subscription>) -> Error {
         self.standing.clear();
         loop {
-            sleep(self.patience / 4).await;
+            sleep(LOOK.min(self.patience / 4)).await;
             let asked = Arc::clone(subscription);
             // Asks the broker, so not on the thread that polls, and not on one that must not block.
             let backlog = tokio::task::spawn_blocking(move || asked.backlog()).await;
             match backlog {
                 Ok(Ok(backlog)) => {
+                    self.tell_lag(&backlog);
                     if let Some(stalled) = self.look(&backlog, Instant::now()) {
                         return self.report(&stalled);
                     }
@@ -68,6 +72,13 @@ impl Watchdog {
         }
     }
 
+    /// What is not handled yet of the partitions that this member has.
+    fn tell_lag(&self, backlog: &[Backlog]) {
+        let behind = |partition: &Backlog| (partition.end - partition.handled).max(0);
+        let lag = backlog.iter().map(behind).sum();
+        telemetry::consumer_lag(Arc::clone(&self.consumer), lag);
+    }
+
     fn report(&self, stalled: &Backlog) -> Error {
         let consumer = Arc::clone(&self.consumer);
         telemetry::client_reset(consumer);
@@ -77,11 +88,12 @@ impl Watchdog {
         ))
     }
 
-    /// Compares with the last look. `backlog` has the partitions that are assigned and not paused.
+    /// Compares with the last look.
     fn look(&mut self, backlog: &[Backlog], now: Instant) -> Option<Backlog> {
         let mut standing = HashMap::with_capacity(backlog.len());
         let mut stalled = None;
-        for partition in backlog {
+        // A paused one has its own reasons to stand still.
+        for partition in backlog.iter().filter(|partition| !partition.paused) {
             if partition.position >= partition.end {
                 continue;
             }
@@ -112,6 +124,8 @@ mod tests {
             topic: "t".into(),
             partition: 0,
             position,
+            handled: position,
+            paused: false,
             end,
         }]
     }

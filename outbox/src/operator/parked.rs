@@ -45,6 +45,8 @@ pub enum Class {
     Blocked,
     /// Its topic refused; the leader tries it again by itself.
     Held,
+    /// A word that this version does not know: a newer one wrote it.
+    Other,
 }
 
 impl Class {
@@ -55,7 +57,13 @@ impl Class {
             Self::Poison => "poison",
             Self::Blocked => "blocked",
             Self::Held => "held",
+            Self::Other => "other",
         }
+    }
+
+    /// Of a row. One that says what only a newer version knows must not hide the others.
+    pub(crate) fn of_row(word: &str) -> Self {
+        word.parse().unwrap_or(Self::Other)
     }
 }
 

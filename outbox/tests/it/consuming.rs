@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    reading::{Effects, OtherGroup, Reading, config},
+    reading::{Effects, OtherGroup, Reading, config, reader_pool},
     world::{Counted, SOON, World},
 };
 
@@ -131,7 +131,7 @@ async fn poison_of_every_sort_is_parked_with_its_reason_and_the_rest_flow_on() {
         "panicked",
         "current transaction is aborted",
         "ce_specversion is missing",
-        "not UTF-8",
+        "not a text in UTF-8",
     ] {
         assert!(
             reasons.iter().any(|reason| reason.contains(part)),
@@ -367,7 +367,7 @@ impl BatchHandler for Together {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_handled_together_without_duplicates_and_redone_singly_when_it_fails() {
+async fn a_batch_is_handled_together_without_duplicates_and_redone_in_halves_when_it_fails() {
     let world = World::embedded("batched").await;
     let batches = Arc::<Mutex<Vec<Vec<i64>>>>::default();
     let handler = Batched(Together {
@@ -457,5 +457,349 @@ async fn small_large_and_many_headed_records_are_handled_and_do_not_fill_memory(
     let reading = Reading::start(&world, &Effects::default());
     world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
     assert_eq!(world.sick().await, []);
+    reading.stop().await;
+}
+
+/// A record of ours with a client's own settings and headers of strangers on it.
+async fn raw_producer(settings: &[(&str, &str)]) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", testbed::kafka().await.bootstrap());
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    config.create().unwrap()
+}
+
+fn send_raw(producer: &BaseProducer, topic: &str, n: i64, strange: &[(&str, &[u8])]) {
+    let id = Uuid::now_v7().to_string();
+    let ours = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", &id),
+        ("ce_type", "test.counted.v1"),
+        ("ce_source", "/test"),
+    ];
+    let ours = ours.into_iter().map(|(key, value)| (key, value.as_bytes()));
+    let headers = ours.chain(strange.iter().copied());
+    let headers = headers.fold(OwnedHeaders::new(), |all, (key, value)| {
+        let value = Some(value);
+        all.insert(Header { key, value })
+    });
+    let payload = format!("{{\"n\": {n}}}");
+    let record = BaseRecord::to(topic)
+        .key("k")
+        .payload(&payload)
+        .headers(headers);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_strangers_hold_nothing_up() {
+    let world = World::kafka("strangers").await;
+    let producer = raw_producer(&[]).await;
+    let offset = 123_456_789_012_345_u64.to_be_bytes();
+    let sick: [&[u8]; 3] = [b"\xff\xfe", b"a\0b", &offset];
+    for (n, value) in (0..).zip(sick) {
+        send_raw(
+            &producer,
+            &world.topic,
+            n,
+            &[("x-agent", value), ("traceparent", value)],
+        );
+    }
+    producer.flush(SOON).unwrap();
+    let reading = Reading::with(&world, Effects::default(), config(OnPoison::BlockKey));
+    world.wait_for_effects(&[0, 1, 2]).await;
+    assert_eq!(world.sick().await, []);
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_every_codec_are_read() {
+    let world = World::kafka("codecs").await;
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
+    for (n, codec) in (0..).zip(codecs) {
+        let producer = raw_producer(&[("compression.type", codec)]).await;
+        // Long enough that it pays.
+        let padding = [b'x'; 2_000];
+        send_raw(&producer, &world.topic, n, &[("x-padding", &padding)]);
+        producer.flush(SOON).unwrap();
+    }
+    let reading = Reading::start(&world, &Effects::default());
+    world.wait_for_effects(&[0, 1, 2, 3, 4]).await;
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_nobody_asked_for_is_skipped_and_another_version_of_one_is_parked() {
+    let world = World::embedded("kinds").await;
+    let effects = Effects {
+        kinds: vec!["test.counted.v1"],
+        ..Effects::default()
+    };
+    let of_kind = |n, kind: &str| {
+        let mut message = world.message("k", n);
+        message.kind = kind.to_owned();
+        message
+    };
+    let mut unreadable = of_kind(0, "test.moved.v1");
+    unreadable.payload = Some(b"\xff".to_vec());
+    let (strange, newer) = (of_kind(2, "other.v1"), of_kind(4, "test.counted.v2"));
+    let messages = [
+        &world.message("k", 1),
+        &strange,
+        &unreadable,
+        &world.message("k", 3),
+        &newer,
+        &world.message("k", 5),
+    ]
+    .map(Clone::clone);
+    world.produce_each(&messages).await;
+    let reading = Reading::with(&world, effects, config(OnPoison::BlockKey));
+    world.wait_for_effects(&[1, 3]).await;
+    testbed::until(SOON, "two are parked", async || {
+        let classes: Vec<_> = world
+            .sick()
+            .await
+            .into_iter()
+            .map(|(class, _)| class)
+            .collect();
+        (classes == ["refused", "blocked"]).then_some(())
+    })
+    .await;
+    reading.stop().await;
+}
+
+/// A consumer with one session, so that what is wrong with it is met again.
+fn on_one_session(world: &World, handler: impl Handler) -> Reading {
+    let pool = reader_pool(world, 1);
+    let broker = Arc::clone(&world.broker);
+    Reading::on(world, pool, broker, handler, config(OnPoison::BlockKey))
+}
+
+/// Selects everything of a table that changes, or makes its session read-only at a number.
+struct Stale {
+    read_only_at: Option<i64>,
+}
+
+impl Handler for Stale {
+    async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
+        let Counted { n } = message.decode()?;
+        sqlx::query("select * from keyed")
+            .fetch_all(&mut **tx)
+            .await?;
+        let insert = sqlx::query("insert into effect values ($1)").bind(n);
+        insert.execute(&mut **tx).await?;
+        if self.read_only_at == Some(n) {
+            // As on a server that was the primary: it holds from the next transaction on.
+            sqlx::query("set session characteristics as transaction read only")
+                .execute(&mut **tx)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_plans_are_stale_is_closed_and_nothing_is_parked() {
+    let world = World::embedded("stale_plan").await;
+    let reading = on_one_session(&world, Stale { read_only_at: None });
+    for n in 0..4 {
+        world.produce(&world.message("k", n), 1).await;
+        world.wait_for_effects(&(0..=n).collect::<Vec<_>>()).await;
+        let change = format!("alter table keyed add column c{n} integer");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(change))
+            .execute(&world.pool)
+            .await
+            .unwrap();
+    }
+    assert_eq!(world.sick().await, []);
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_has_become_read_only_is_closed() {
+    let world = World::embedded("stale_session").await;
+    let handler = Stale {
+        read_only_at: Some(1),
+    };
+    let reading = on_one_session(&world, handler);
+    for n in 0..4 {
+        world.produce(&world.message("k", n), 1).await;
+        world.wait_for_effects(&(0..=n).collect::<Vec<_>>()).await;
+    }
+    assert_eq!(world.sick().await, []);
+    reading.stop().await;
+}
+
+/// Fails once with a batch of several, because of the database; and says how it commits.
+struct Away {
+    calls: Arc<Mutex<Vec<usize>>>,
+    failed: Arc<Mutex<Option<usize>>>,
+    modes: Arc<Mutex<Vec<String>>>,
+}
+
+impl BatchHandler for Away {
+    async fn handle_batch(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        batch: &[Received],
+    ) -> Result<(), Error> {
+        let mode = sqlx::query_scalar("select current_setting('synchronous_commit')");
+        let mode = mode.fetch_one(&mut **tx).await?;
+        self.modes.lock().unwrap().push(mode);
+        self.calls.lock().unwrap().push(batch.len());
+        let fails = batch.len() > 10 && self.failed.lock().unwrap().is_none();
+        if fails {
+            *self.failed.lock().unwrap() = Some(batch.len());
+            return Err(sqlx::Error::PoolTimedOut.into());
+        }
+        let numbers: Result<Vec<i64>, Error> = batch
+            .iter()
+            .map(|message| Ok(message.decode::<Counted>()?.n))
+            .collect();
+        sqlx::query("insert into effect select unnest($1::bigint[])")
+            .bind(numbers?)
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_failed_with_the_database_is_done_again_as_it_was_and_commits_synchronously() {
+    let world = World::embedded("away_batch").await;
+    // What somebody may have set for all of a database; it counts for new sessions.
+    let name = &world.database.name;
+    let set = format!("alter database {name} set synchronous_commit = off");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(set))
+        .execute(&world.pool)
+        .await
+        .unwrap();
+    let messages: Vec<_> = (0..300).map(|n| world.message("k", n)).collect();
+    world.produce_each(&messages).await;
+    let (calls, failed, modes) =
+        <(Arc<Mutex<_>>, Arc<Mutex<_>>, Arc<Mutex<Vec<String>>>)>::default();
+    let handler = Batched(Away {
+        calls: Arc::clone(&calls),
+        failed: Arc::clone(&failed),
+        modes: Arc::clone(&modes),
+    });
+    let reading = Reading::with(&world, handler, config(OnPoison::BlockKey));
+    world.wait_for_effects(&(0..300).collect::<Vec<_>>()).await;
+    let failed = failed.lock().unwrap().expect("the fault fired");
+    let calls = calls.lock().unwrap().clone();
+    let at = calls.iter().position(|call| *call == failed).unwrap();
+    assert_eq!(calls[at + 1], failed, "{calls:?}");
+    assert_eq!(world.sick().await, []);
+    let modes = modes.lock().unwrap().clone();
+    assert!(modes.iter().all(|mode| mode == "on"), "{modes:?}");
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_is_read_from_its_start() {
+    let world = World::kafka("made_anew").await;
+    let all = |from: i64, to: i64| {
+        (from..to)
+            .map(|n| world.message("k", n))
+            .collect::<Vec<_>>()
+    };
+    world.produce_each(&all(0, 50)).await;
+    let reading = Reading::start(&world, &Effects::default());
+    world.wait_for_effects(&(0..50).collect::<Vec<_>>()).await;
+
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", testbed::kafka().await.bootstrap())
+        .create()
+        .unwrap();
+    let options = AdminOptions::new();
+    let gone = admin
+        .delete_topics(&[&world.topic], &options)
+        .await
+        .unwrap();
+    gone[0].as_ref().unwrap();
+    testbed::until(SOON, "the topic is there anew", async || {
+        let topic = NewTopic::new(&world.topic, 4, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &options).await.unwrap();
+        made[0].is_ok().then_some(())
+    })
+    .await;
+    let topics = [outbox::broker::Topic::new(&world.topic, 4)];
+    world.broker.ensure_topics(&topics).await.unwrap();
+    // More than there were: the old position is one of the new topic's too.
+    world.produce_each(&all(100, 300)).await;
+    let expected: Vec<_> = (0..50).chain(100..300).collect();
+    world.wait_for_effects(&expected).await;
+    assert_eq!(world.sick().await, []);
+    // What is noted is the new one: nothing is read again for ever.
+    world.produce_each(&all(300, 301)).await;
+    let expected: Vec<_> = expected.into_iter().chain([300]).collect();
+    world.wait_for_effects(&expected).await;
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_with_one_member_name_one_says_so_and_the_other_works() {
+    let world = World::kafka("one_name").await;
+    let bootstrap = testbed::kafka().await.bootstrap();
+    let member = || {
+        let kafka = outbox::broker::Kafka::new(bootstrap).unwrap();
+        let named = kafka.member(Some("replica-0".to_owned()));
+        let handler = Effects::default();
+        Reading::from(&world, Arc::new(named), handler, config(OnPoison::BlockKey))
+    };
+    let mut first = member();
+    world.produce(&world.message("k", 0), 1).await;
+    world.wait_for_effects(&[0]).await;
+    let second = member();
+    let fenced = first.refused.wait_for(Option::is_some);
+    let fenced = tokio::time::timeout(SOON, fenced).await;
+    let reason = fenced.expect("it says so").unwrap().clone().unwrap();
+    assert!(reason.contains("KAFKA_MEMBER"), "{reason}");
+    for n in 1..10 {
+        world.produce(&world.message("k", n), 1).await;
+        world.wait_for_effects(&(0..=n).collect::<Vec<_>>()).await;
+    }
+    assert_eq!(*second.refused.borrow(), None, "the first lets it work");
+    assert!(first.refused.borrow().is_some());
+    second.stop().await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_missing_is_told_with_what_to_do() {
+    let database = testbed::Database::fresh("no_schema").await;
+    let pool = database.pool(1).await.unwrap();
+    let message = outbox::Message::new("t", "k", &Counted { n: 1 }).unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    let error = outbox::enqueue(&mut tx, &message)
+        .await
+        .unwrap_err()
+        .to_string();
+    for part in ["the schema outbox", "recompense migrate"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_join_is_told_in_the_brokers_words() {
+    // Our session timeout is shorter than this broker allows.
+    let options = testbed::kafka::Options {
+        settings: vec![(
+            "group.min.session.timeout.ms".to_owned(),
+            "60000".to_owned(),
+        )],
+        ..Default::default()
+    };
+    let server = testbed::Kafka::start_with(options).await.unwrap();
+    let kafka = outbox::broker::Kafka::new(server.bootstrap()).unwrap();
+    let world = World::with("refused_join", Arc::new(kafka)).await;
+    let mut reading = Reading::start(&world, &Effects::default());
+    let told = reading.refused.wait_for(Option::is_some);
+    let told = tokio::time::timeout(SOON, told)
+        .await
+        .expect("told in time");
+    let told = told.unwrap().clone().unwrap();
+    assert!(told.contains("InvalidSessionTimeout"), "{told}");
     reading.stop().await;
 }

@@ -154,8 +154,9 @@ async fn a_replay_that_fails_stays_parked_and_a_follower_that_fails_is_the_new_h
     let waiting = world.wait_for_parked(&[Refused, Blocked, Blocked]).await;
     assert_eq!((waiting[0].attempts, waiting[1].attempts), (1, 0));
 
+    let before = effects.times(1);
     world.request(waiting[0].id).await;
-    effects.wait_until_entered(1, 3).await; // In the batch, alone, and now.
+    effects.wait_until_entered(1, before + 1).await;
     let again = world.wait_for_parked(&[Refused, Blocked, Blocked]).await;
     assert_eq!((again[0].id, again[0].attempts), (waiting[0].id, 2));
 
@@ -661,5 +662,152 @@ async fn a_replay_that_waits_for_something_does_not_stop_the_partition() {
     world.wait_for_effects(&expected).await;
     let discarded = parked::discard(&world.pool, waiting[0].id, "ann").await;
     assert_eq!(discarded.unwrap(), Discard::Discarded);
+    reading.stop().await;
+}
+
+/// Text that does not get shorter when it is compressed, as index entries are.
+fn long_key() -> String {
+    let words =
+        std::iter::repeat_with(|| uuid::Uuid::now_v7().simple().to_string()[16..].repeat(2));
+    words.take(500).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_with_a_very_long_key_is_parked_and_its_key_waits() {
+    let world = world("long_key").await;
+    let effects = Effects::refusing([1]);
+    let reading = Reading::with(&world, effects.clone(), config(OnPoison::BlockKey));
+    let (key, other) = (long_key(), long_key());
+    assert_eq!(key.len(), 16_000);
+    world.produce_all(&key, [1, 2]).await;
+    world.produce_all(&other, [3]).await;
+    world.wait_for_effects(&[3]).await;
+    use Class::{Blocked, Refused};
+    let waiting = world.wait_for_parked(&[Refused, Blocked]).await;
+    assert_eq!(waiting[0].key.as_deref(), Some(key.as_bytes()));
+    // Later, when the key is blocked already.
+    world.produce_all(&key, [4]).await;
+    world.wait_for_parked(&[Refused, Blocked, Blocked]).await;
+    effects.accept(1);
+    world.request(waiting[0].id).await;
+    world.wait_for_effects(&[1, 2, 3, 4]).await;
+    let in_order = world.in_order().await;
+    let of_key: Vec<_> = in_order.into_iter().filter(|n| *n != 3).collect();
+    assert_eq!(of_key, [1, 2, 4]);
+    world.is_clean().await;
+    reading.stop().await;
+}
+
+/// Whoever writes to the log without `enqueue` may choose any key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_the_log_with_a_very_long_key_is_parked_too() {
+    let world = world("long_key_out").await;
+    let parked = "insert into outbox.parked (seq, message_id, topic, key, kind, created_at, class, reason)
+                  select n, gen_random_uuid(), 't', $1, 'k', now(), 'poison', 'r' from generate_series(1, 2) as n";
+    let blocked = "insert into outbox.blocked_key (topic, key, head) values ('t', $1, 1)";
+    for sql in [parked, blocked] {
+        let insert = sqlx::query(sql).bind(long_key());
+        insert.execute(&world.pool).await.unwrap();
+    }
+}
+
+/// No index entry holds text that a sender chooses, in whole: over 2,704 bytes it is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_index_holds_a_key() {
+    let world = world("indexed").await;
+    let sql = "select count(*) from pg_index
+               join pg_class on pg_class.oid = indrelid
+               join pg_attribute on attrelid = indrelid and attnum = any (indkey)
+               where relnamespace = 'outbox'::regnamespace
+                 and attname in ('key', 'payload', 'headers', 'reason', 'kind')";
+    assert_eq!(world.count(sql).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_message_in_a_crowd_costs_some_transactions_and_not_one_for_each_neighbour() {
+    let world = world("crowd").await;
+    let effects = Effects::refusing([250]);
+    let numbers: Vec<_> = (0..500).collect();
+    // Of different keys, so that nobody follows.
+    let messages: Vec<_> = numbers
+        .iter()
+        .map(|n| world.message(&format!("k{}", n % 50), *n))
+        .collect();
+    world.produce_each(&messages).await;
+    let before = world.commits().await;
+    let reading = Reading::with(&world, effects.clone(), config(OnPoison::SkipMessage));
+    let healthy: Vec<_> = numbers.into_iter().filter(|n| *n != 250).collect();
+    world.wait_for_effects(&healthy).await;
+    world.wait_for_parked(&[Class::Refused]).await;
+    reading.stop().await;
+    let most = healthy.iter().map(|n| effects.times(*n)).max().unwrap();
+    assert!(most <= 12, "halved, not tried with each other: {most}");
+    let transactions = world.batches_since(before).await;
+    assert!(
+        transactions < 100,
+        "{transactions} transactions for 500 messages"
+    );
+}
+
+impl World {
+    async fn commits(&self) -> i64 {
+        self.count("select count(distinct handled_at) from outbox.inbox")
+            .await
+    }
+
+    /// Each transaction has its own time.
+    async fn batches_since(&self, before: i64) -> i64 {
+        self.commits().await - before
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unreadable_and_unasked_messages_in_a_crowd_have_nobody_done_again() {
+    let world = world("split_off").await;
+    let effects = Effects {
+        kinds: vec!["test.counted.v1"],
+        ..Effects::default()
+    };
+    let mut messages: Vec<_> = (0..200).map(|n| world.message("k", n)).collect();
+    let (mut strange, mut newer) = (world.message("k", 1_000), world.message("other", 1_001));
+    strange.kind = "test.moved.v1".to_owned();
+    newer.kind = "test.counted.v2".to_owned();
+    messages.insert(100, strange);
+    messages.insert(150, newer);
+    world.produce_each(&messages).await;
+    let reading = Reading::with(&world, effects.clone(), config(OnPoison::BlockKey));
+    world.wait_for_effects(&(0..200).collect::<Vec<_>>()).await;
+    let parked = world.wait_for_parked(&[Class::Refused]).await;
+    assert_eq!(parked[0].key.as_deref(), Some(&b"other"[..]));
+    for part in ["v2", "test.counted.v1"] {
+        assert!(parked[0].reason.contains(part), "{}", parked[0].reason);
+    }
+    assert_eq!(world.in_order().await, (0..200).collect::<Vec<_>>());
+    for n in 0..200 {
+        assert_eq!(effects.times(n), 1, "{n}");
+    }
+    assert_eq!(effects.times(1_000) + effects.times(1_001), 0);
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_consumer_finishes_what_is_under_way_and_begins_nothing() {
+    let world = world("dropped").await;
+    let first = Effects::default();
+    first.hold(0);
+    world.produce_all("k", 0..50).await;
+    let one_by_one = || outbox::incoming::Config {
+        batch: 1,
+        ..config(OnPoison::BlockKey)
+    };
+    let reading = Reading::with(&world, first.clone(), one_by_one());
+    first.wait_until_entered(0, 1).await;
+    reading.drop_it().await;
+    first.let_go(0);
+    let second = Effects::default();
+    let reading = Reading::with(&world, second.clone(), one_by_one());
+    world.wait_for_effects(&(0..50).collect::<Vec<_>>()).await;
+    let begun: Vec<_> = (1..50).filter(|n| first.times(*n) > 0).collect();
+    assert_eq!(begun, Vec::<i64>::new());
     reading.stop().await;
 }

@@ -337,3 +337,86 @@ async fn a_consumer_whose_inbox_forgets_too_early_does_not_start() {
     world.wait_for_effects(&[1, 2]).await;
     forever.stop().await;
 }
+
+async fn note(pool: &PgPool, consumer: &str, retention: Option<&str>) {
+    sqlx::query("select outbox.note_retention($1, $2::text::interval)")
+        .bind(consumer)
+        .bind(retention)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_remembers_as_long_as_the_consumer_that_wants_it_longest() {
+    let world = World::embedded("longest").await;
+    let pool = &world.pool;
+    keep(pool, "40 days").await;
+    let day = id_of(at(12, 12, 0));
+    let random = Uuid::parse_str("f47ac10b-58cc-4372-a567-0e02b2c3d479").unwrap();
+    for id in [day, random] {
+        insert(pool, id, 12).await;
+    }
+    note(pool, "short", Some("1 day")).await;
+    let remembered = "select count(*) from outbox.inbox";
+    for long in [Some("15 days"), None] {
+        note(pool, "long", long).await;
+        keep(pool, "1 day").await;
+        assert_eq!(world.count(remembered).await, 2, "{long:?}");
+    }
+    // One that wants less counts from then on; one that is gone for longer than it wanted does not.
+    note(pool, "long", Some("15 days")).await;
+    let gone = "update outbox.consumer set retention_noted_at = now() - interval '16 days' where name = 'long'";
+    sqlx::query(gone).execute(pool).await.unwrap();
+    keep(pool, "1 day").await;
+    assert_eq!(world.count(remembered).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_says_how_long_it_must_be_remembered() {
+    let world = World::embedded("says").await;
+    let forever = Config {
+        retention: None,
+        ..config(OnPoison::BlockKey)
+    };
+    for (config, noted) in [(config(OnPoison::BlockKey), 15), (forever, 0)] {
+        let reading = Reading::with(&world, Effects::default(), config);
+        testbed::until(crate::world::SOON, "it has said so", async || {
+            let sql = "select coalesce(extract(day from justify_hours(retention))::bigint, 0) from outbox.consumer
+                       where retention_noted_at is not null";
+            let said: Option<i64> = sqlx::query_scalar(sql)
+                .fetch_optional(&world.pool)
+                .await
+                .unwrap();
+            (said == Some(noted)).then_some(())
+        })
+        .await;
+        reading.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_leaps_makes_the_inbox_forget_nothing_for_a_day() {
+    let world = World::embedded("leap").await;
+    let pool = &world.pool;
+    keep(pool, "40 days").await;
+    insert(pool, id_of(at(12, 12, 0)), 12).await;
+    let set = async |sql: &'static str| sqlx::query(sql).execute(pool).await.unwrap();
+    let remembered = "select count(*) from outbox.inbox";
+    // As if it were three days later, or earlier, than a minute ago.
+    for leap in [
+        "kept_at = now() - interval '3 days'",
+        "kept_at = now() + interval '3 days'",
+    ] {
+        let sql = format!("update outbox.inbox_keeping set {leap}, forgets_from = now()");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(pool)
+            .await
+            .unwrap();
+        keep(pool, "1 day").await;
+        assert_eq!(world.count(remembered).await, 1, "{leap}");
+    }
+    set("update outbox.inbox_keeping set forgets_from = now()").await;
+    keep(pool, "1 day").await;
+    assert_eq!(world.count(remembered).await, 0);
+}

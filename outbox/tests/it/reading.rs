@@ -12,8 +12,11 @@ use outbox::{
     broker::{Broker, Deliveries, Outgoing, Producer, Subscription, Topic, Tuning},
     incoming::{Config, OnPoison},
 };
-use sqlx::{PgTransaction, postgres::PgPoolOptions};
-use tokio::{sync::mpsc, task::JoinHandle};
+use sqlx::{PgPool, PgTransaction, postgres::PgPoolOptions};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{Counted, SOON, World};
@@ -29,6 +32,8 @@ pub(crate) struct Effects {
     pub(crate) holds: Arc<Mutex<HashSet<i64>>>,
     /// How often each number has been in the handler.
     pub(crate) entered: Arc<Mutex<HashMap<i64, u32>>>,
+    /// The kinds it handles; all where none are named.
+    pub(crate) kinds: Vec<&'static str>,
     pub(crate) panics_at: Option<i64>,
     pub(crate) swallows_at: Option<i64>,
 }
@@ -68,6 +73,10 @@ impl Effects {
 }
 
 impl Handler for Effects {
+    fn kinds(&self) -> Option<&[&str]> {
+        Some(self.kinds.as_slice()).filter(|kinds| !kinds.is_empty())
+    }
+
     async fn handle(&self, tx: &mut PgTransaction<'_>, message: &Received) -> Result<(), Error> {
         let Counted { n } = message.decode()?;
         sqlx::query("insert into effect values ($1)")
@@ -102,6 +111,16 @@ impl Handler for Effects {
 pub(crate) struct Reading {
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), Error>>,
+    /// What the broker refuses it.
+    pub(crate) refused: watch::Receiver<Option<String>>,
+}
+
+/// Its sessions have a name, so that a test can kill them and no others.
+pub(crate) fn reader_pool(world: &World, connections: u32) -> PgPool {
+    let options = world.database.options().unwrap().application_name("reader");
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .connect_lazy_with(options)
 }
 
 /// Short pauses, so that a test is not.
@@ -131,22 +150,38 @@ impl Reading {
         handler: impl Handler,
         config: Config,
     ) -> Self {
-        // Its sessions have a name, so that a test can kill them and no others.
-        let options = world.database.options().unwrap().application_name("reader");
-        let pool = PgPoolOptions::new()
-            .max_connections(10)
-            .connect_lazy_with(options);
+        Self::on(world, reader_pool(world, 10), broker, handler, config)
+    }
+
+    pub(crate) fn on(
+        world: &World,
+        pool: PgPool,
+        broker: Arc<dyn Broker>,
+        handler: impl Handler,
+        config: Config,
+    ) -> Self {
         let topics = [world.topic.as_str()];
         let consumer = Consumer::new(&world.reader(), &topics, pool, broker, handler).with(config);
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
+        let refused = consumer.refused();
         let task = tokio::spawn(async move { consumer.run(token).await });
-        Self { shutdown, task }
+        Self {
+            shutdown,
+            task,
+            refused,
+        }
     }
 
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.ended().await.unwrap();
+    }
+
+    /// As if whoever ran it had been dropped.
+    pub(crate) async fn drop_it(self) {
+        self.task.abort();
+        let _ = self.task.await;
     }
 
     /// What it says when it ends by itself.

@@ -12,12 +12,13 @@ use std::{
 
 use futures::future::BoxFuture;
 use outbox::{
-    Error,
+    Consumer, Error,
     broker::{
         Backlog, Broker, Deliveries, Embedded, Producer, Record, Subscription, Topic, Tuning,
     },
     incoming::{Config, OnPoison},
 };
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -35,6 +36,8 @@ struct Script {
     /// Nothing is delivered beyond this.
     stuck_at: Mutex<Option<i64>>,
     away: AtomicBool,
+    /// What the broker refuses.
+    refused: Mutex<Option<String>>,
     /// Looks at where the partition ends; and how many there had been when the last client came.
     looks: AtomicUsize,
     looks_before: AtomicUsize,
@@ -104,6 +107,9 @@ impl Subscription for Client {
     fn has_joined(&self) -> bool {
         true
     }
+    fn refused(&self) -> Option<String> {
+        self.script.refused.lock().unwrap().clone()
+    }
     fn take_revoked(&self) -> Vec<(String, i32)> {
         Vec::new()
     }
@@ -122,6 +128,8 @@ impl Subscription for Client {
             topic: self.topic.clone(),
             partition: 0,
             position: *self.position.lock().unwrap(),
+            handled: *self.script.handled.lock().unwrap(),
+            paused: false,
             end: i64::try_from(self.script.log.lock().unwrap().len()).unwrap(),
         }])
     }
@@ -184,6 +192,7 @@ pub(crate) async fn replace_a_stuck_client(name: &str) {
         stuck_at: Mutex::new(Some(3)),
         ..Script::default()
     };
+    *script.refused.lock().unwrap() = Some("scripted".to_owned());
     let (world, script, reading) = reading(name, 10, script).await;
     let started = Instant::now();
     world.wait_for_effects(&(0..10).collect::<Vec<_>>()).await;
@@ -223,4 +232,55 @@ async fn an_idle_topic_and_a_broker_that_is_away_are_no_reason() {
     script.looked(12).await;
     assert_eq!(script.clients.load(Ordering::SeqCst), 2);
     reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_refuses_a_consumer_is_told_at_any_time_and_while_it_lasts() {
+    let (world, script, mut reading) = reading("refused", 3, Script::default()).await;
+    world.wait_for_effects(&[0, 1, 2]).await;
+    assert_eq!(*reading.refused.borrow(), None);
+    let word = "GroupAuthorizationFailed (Broker: Group authorization failed)";
+    for told in [Some(word.to_owned()), None, Some(word.to_owned())] {
+        script.refused.lock().unwrap().clone_from(&told);
+        let waited = tokio::time::timeout(SOON, reading.refused.wait_for(|now| *now == told)).await;
+        waited.expect("told in time").unwrap();
+    }
+    reading.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_has_the_brokers_words_for_as_long_as_it_refuses() {
+    let script = Arc::new(Script::default());
+    let broker = Scripted {
+        embedded: Embedded::start().unwrap(),
+        script: Arc::clone(&script),
+    };
+    let world = World::with("unready", Arc::new(broker)).await;
+    let readiness = chassis::health::Readiness::new();
+    let gate = readiness.gate("start", "the database");
+    let topics = [world.topic.as_str()];
+    let (pool, broker) = (world.pool.clone(), Arc::clone(&world.broker));
+    let consumer = Consumer::new("unready", &topics, pool, broker, Effects::default());
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let broker = Arc::clone(&world.broker);
+    let consuming = tokio::spawn(async move {
+        outbox::service::consume(consumer, (&broker, &[]), gate, stop).await
+    });
+    let until_it_says = async |what: &str| {
+        testbed::until(SOON, what, async || {
+            let report = serde_json::to_string(&readiness.report().await).unwrap();
+            report.contains(what).then_some(())
+        })
+        .await;
+    };
+    until_it_says("\"ready\"").await;
+    for _ in 0..2 {
+        *script.refused.lock().unwrap() = Some("TopicAuthorizationFailed".to_owned());
+        until_it_says("the consumer group: TopicAuthorizationFailed").await;
+        *script.refused.lock().unwrap() = None;
+        until_it_says("\"ready\"").await;
+    }
+    shutdown.cancel();
+    consuming.await.unwrap().unwrap();
 }

@@ -13,14 +13,14 @@ use crate::{
     Error,
     incoming::{
         Handler,
-        budget::{Budget, Failed},
-        handling::Handling,
+        budget::{Budget, Failed, Verdict},
+        handling::{Concern, Handling},
         parking::{
             Sickness,
             table::{self, Place},
         },
         parse::parse,
-        table::{accept, begin},
+        table::{Session, accept, begin},
     },
 };
 
@@ -65,7 +65,7 @@ async fn replay<H: Handler>(
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let config = &handling.config;
-    let mut budget = Budget::new(config, place.message_id);
+    let mut budget = Budget::new(config, place.message_id, 1);
     loop {
         let failed = match attempt(handling, place).await {
             Ok(Fate::Handled) => {
@@ -80,7 +80,7 @@ async fn replay<H: Handler>(
             }
             Err(failed) => failed,
         };
-        if let Some(sickness) = budget.spend(&failed, config) {
+        if let Some(Verdict::Sick(sickness)) = handling.judge(&mut budget, &failed).await {
             return put_back(handling, place, &sickness).await;
         }
         tracing::warn!(error = %failed.error(), id = place.id, consumer = &*handling.name,
@@ -94,8 +94,21 @@ async fn replay<H: Handler>(
 
 /// Handles it in the transaction that removes it and asks for the next of its key.
 async fn attempt<H: Handler>(handling: &Handling<H>, place: &Place) -> Result<Fate, Failed> {
+    let session = Session::open(&handling.pool).await;
+    let mut session = session.map_err(Failed::Before)?;
+    let fate = transact(handling, &mut session, place).await;
+    fate.inspect_err(|failed| {
+        session.failed(failed.error());
+    })
+}
+
+async fn transact<H: Handler>(
+    handling: &Handling<H>,
+    session: &mut Session,
+    place: &Place,
+) -> Result<Fate, Failed> {
     let taking = async {
-        let mut tx = begin(&handling.pool).await?;
+        let mut tx = session.begin().await?;
         table::lock(&mut tx, place).await?;
         let taken = table::take(&mut tx, place.id).await?;
         Ok((tx, taken))
@@ -108,6 +121,7 @@ async fn attempt<H: Handler>(handling: &Handling<H>, place: &Place) -> Result<Fa
             .map_err(Failed::Before)?;
         return Ok(Fate::Gone);
     };
+    let is_nobodys = handling.concern(&taken.record) == Concern::Nobodys;
     let message = match parse(&mut taken.record) {
         Ok(message) => message,
         Err(unreadable) => {
@@ -125,7 +139,8 @@ async fn attempt<H: Handler>(handling: &Handling<H>, place: &Place) -> Result<Fa
             .await
             .map_err(Failed::Before)?
             .is_empty();
-    if !handled_already {
+    // Parked by a version that looked at every kind.
+    if !handled_already && !is_nobodys {
         let batch = std::slice::from_ref(&message);
         handling
             .handle(&mut tx, batch)

@@ -19,6 +19,8 @@ pub enum Class {
     Exhausted,
     /// Behind another parked message of its key.
     Blocked,
+    /// A word that this version does not know: a newer one wrote it.
+    Other,
 }
 
 impl Class {
@@ -30,7 +32,13 @@ impl Class {
             Self::Refused => "refused",
             Self::Exhausted => "exhausted",
             Self::Blocked => "blocked",
+            Self::Other => "other",
         }
+    }
+
+    /// Of a row. One that says what only a newer version knows must not hide the others.
+    pub(crate) fn of_row(word: &str) -> Self {
+        word.parse().unwrap_or(Self::Other)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     broker::Record,
     incoming::parking::{
         Sickness,
-        parked::{Filter, Parked, Request},
+        parked::{Class, Filter, Parked, Request},
     },
     printable::hex,
 };
@@ -25,8 +25,9 @@ pub(crate) async fn lock_blocked(
 ) -> Result<Vec<Vec<u8>>, Error> {
     Ok(sqlx::query_scalar!(
         "select key from outbox.inbox_blocked
-         where consumer = $1 and topic = $2 and key = any ($3::bytea[])
-         order by key
+         where consumer = $1 and topic = $2
+           and key_digest = any (array(select sha256(asked.key) from unnest($3::bytea[]) as asked (key)))
+         order by key_digest
          for update",
         consumer,
         topic,
@@ -189,7 +190,7 @@ pub(crate) async fn release(
     };
     let first = sqlx::query!(
         "select id, class from outbox.inbox_parked
-         where consumer = $1 and topic = $2 and key = $3
+         where consumer = $1 and topic = $2 and key_digest = sha256($3)
          order by id
          limit 1",
         place.consumer,
@@ -201,7 +202,8 @@ pub(crate) async fn release(
     match first {
         None => {
             sqlx::query!(
-                "delete from outbox.inbox_blocked where consumer = $1 and topic = $2 and key = $3",
+                "delete from outbox.inbox_blocked
+                 where consumer = $1 and topic = $2 and key_digest = sha256($3)",
                 place.consumer,
                 place.topic,
                 key,
@@ -275,7 +277,7 @@ pub(crate) async fn request(
                            select from outbox.inbox_parked as earlier
                            where earlier.consumer = candidate.consumer
                              and earlier.topic = candidate.topic
-                             and earlier.key = candidate.key and earlier.id < candidate.id))
+                             and earlier.key_digest = candidate.key_digest and earlier.id < candidate.id))
                  order by id
                  for update) as asked
            where parked.id = asked.id
@@ -295,7 +297,7 @@ pub(crate) async fn request(
 pub(crate) async fn head(pool: &PgPool, place: &Place) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar!(
         "select id from outbox.inbox_parked
-         where consumer = $1 and topic = $2 and key = $3
+         where consumer = $1 and topic = $2 and key_digest = sha256($3)
          order by id
          limit 1",
         place.consumer,
@@ -352,7 +354,7 @@ pub(crate) async fn list(
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Row::read).collect()
+    Ok(rows.into_iter().map(Row::read).collect())
 }
 
 /// What a parked message says, and what it waits for.
@@ -374,7 +376,7 @@ pub(crate) async fn content(
                   case when class = 'blocked' then
                       (select min(earlier.id) from outbox.inbox_parked as earlier
                        where earlier.consumer = parked.consumer and earlier.topic = parked.topic
-                         and earlier.key = parked.key and earlier.id < parked.id) end as head
+                         and earlier.key_digest = parked.key_digest and earlier.id < parked.id) end as head
            from outbox.inbox_parked as parked
            where id = $1"#,
         id,
@@ -408,8 +410,8 @@ struct Row {
 }
 
 impl Row {
-    fn read(self) -> Result<Parked, Error> {
-        Ok(Parked {
+    fn read(self) -> Parked {
+        Parked {
             id: self.id,
             consumer: self.consumer,
             message_id: self.message_id,
@@ -417,13 +419,13 @@ impl Row {
             partition: self.partition,
             offset: self.offset,
             key: self.key,
-            class: self.class.parse()?,
+            class: Class::of_row(&self.class),
             reason: self.reason,
             attempts: self.attempts,
             parked_at: self.parked_at,
             parked_seconds: self.parked_seconds,
             replay: Request::of(self.replay_at, self.replay_by),
-        })
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-use crate::{Error, broker::Broker};
+use crate::{Error, broker::Broker, incoming::Session};
 
 /// From when on something is worth telling.
 #[derive(Debug, Clone)]
@@ -72,11 +72,29 @@ pub async fn examine(
     broker: Option<&dyn Broker>,
     limits: &Limits,
 ) -> Result<Report, Error> {
-    let mut session = pool.acquire().await?;
+    // A session that had looked before a table was changed is closed, and there may be as many of them as
+    // the pool has.
+    let mut sessions = pool.options().get_max_connections();
+    loop {
+        let mut session = Session::open(pool).await?;
+        let report = examine_on(&mut session, pool, broker, limits).await;
+        match report {
+            Err(error) if session.failed(&error) && sessions > 0 => sessions -= 1,
+            report => return report,
+        }
+    }
+}
+
+async fn examine_on(
+    session: &mut Session,
+    pool: &PgPool,
+    broker: Option<&dyn Broker>,
+    limits: &Limits,
+) -> Result<Report, Error> {
+    let it = session.connection();
     // Without a schema there is nothing to say about it.
-    table::exists(&mut session).await?;
+    table::exists(it).await?;
     let mut report = Report::default();
-    let it = &mut *session;
     report.add("migrations", schema::migrations(it).await)?;
     report.add("sequence", schema::sequence(it).await)?;
     report.add("log_columns", schema::columns(it).await)?;

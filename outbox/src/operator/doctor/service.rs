@@ -116,6 +116,10 @@ pub(super) async fn parked(
                 "wait for their topic, which refused: it is missing or not permitted".to_owned(),
                 "recompense outbox parked list --class held",
             ),
+            Class::Other => (
+                "were parked by a newer version than this one".to_owned(),
+                "recompense outbox parked list",
+            ),
         };
         let explanation = format!("{number} messages {what}, the first for {age}");
         Finding::graded(CHECK, serious, explanation).fix(fix)

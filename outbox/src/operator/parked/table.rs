@@ -1,17 +1,14 @@
 //! The statements of [`parked`](crate::operator::parked).
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::{
     Error,
     message::Headers,
-    operator::{
-        look::table::decode,
-        parked::{Class, Item, Parked, Request, Selection},
-    },
-    outgoing::logged::Read,
+    operator::parked::{Class, Item, Parked, Request, Selection},
     printable::Payload,
 };
 
@@ -45,13 +42,11 @@ struct RawItem {
     replay_by: Option<String>,
 }
 
-impl TryFrom<RawItem> for Item {
-    type Error = Error;
-
-    fn try_from(raw: RawItem) -> Result<Self, Error> {
-        Ok(Self {
+impl From<RawItem> for Item {
+    fn from(raw: RawItem) -> Self {
+        Self {
             seq: raw.seq,
-            class: raw.class.parse().map_err(decode)?,
+            class: Class::of_row(&raw.class),
             topic: raw.topic,
             key: raw.key,
             kind: raw.kind,
@@ -61,7 +56,24 @@ impl TryFrom<RawItem> for Item {
             attempts: raw.attempts,
             reason: raw.reason,
             replay: Request::of(raw.replay_at, raw.replay_by),
-        })
+        }
+    }
+}
+
+/// What a row's headers say. A writer that does not use enqueue may have put anything there: what is no
+/// text is shown as the JSON it is.
+fn shown(headers: Option<Value>) -> Headers {
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    match headers {
+        None => Headers::new(),
+        Some(Value::Object(headers)) => {
+            let headers = headers.into_iter();
+            headers.map(|(name, value)| (name, text(value))).collect()
+        }
+        Some(other) => Headers::from([(String::new(), other.to_string())]),
     }
 }
 
@@ -91,7 +103,7 @@ pub(in crate::operator) async fn list(
     )
     .fetch_all(pool)
     .await?;
-    rows.into_iter().map(Item::try_from).collect()
+    Ok(rows.into_iter().map(Item::from).collect())
 }
 
 pub(in crate::operator) async fn show(
@@ -101,14 +113,15 @@ pub(in crate::operator) async fn show(
 ) -> Result<Option<Parked>, Error> {
     let row = sqlx::query!(
         r#"select seq, class, topic, key, kind, message_id, parked_at, attempts, reason, replay_at,
-                  replay_by, created_at, overtaken_by, traceparent,
-                  headers as "headers: Read<Headers>",
+                  replay_by, overtaken_by, traceparent, headers,
+                  outbox.readable_time(created_at) as "created_at!",
                   octet_length(payload)::bigint as bytes,
                   case when $2 then payload end as payload,
                   extract(epoch from clock_timestamp() - parked_at)::float8 as "parked_seconds!",
                   case when class = 'blocked' then
                       (select head from outbox.blocked_key
-                       where blocked_key.topic = parked.topic and blocked_key.key = parked.key) end as head
+                       where blocked_key.topic = parked.topic
+                         and blocked_key.key_digest = parked.key_digest) end as head
            from outbox.parked
            where seq = $1"#,
         seq,
@@ -132,12 +145,12 @@ pub(in crate::operator) async fn show(
         replay_by: row.replay_by,
     };
     Ok(Some(Parked {
-        item: item.try_into()?,
+        item: item.into(),
         created_at: row.created_at,
         overtaken_by: row.overtaken_by,
         head: row.head,
         traceparent: row.traceparent,
-        headers: row.headers.and_then(|read| read.0).unwrap_or_default(),
+        headers: shown(row.headers),
         bytes: row.bytes,
         payload: row.payload.map(Payload::from),
     }))
@@ -160,7 +173,8 @@ pub(in crate::operator) async fn lock_for_replay(
         r#"select seq, replay_at, replay_by,
                   case when class = 'blocked' then
                       (select head from outbox.blocked_key
-                       where blocked_key.topic = parked.topic and blocked_key.key = parked.key) end as head
+                       where blocked_key.topic = parked.topic
+                         and blocked_key.key_digest = parked.key_digest) end as head
            from outbox.parked
            where seq = any($1)
            order by seq

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use crate::{
     Error,
     operator::{
-        look::table::decode,
+        parked::Class,
         status::{InboxParked, Lease, ParkedCount, Partition, Pause, Ring},
     },
 };
@@ -90,15 +90,12 @@ pub(in crate::operator) async fn parked_counts(
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(ParkedCount {
-                class: row.class.parse().map_err(decode)?,
-                messages: row.messages,
-                oldest_seconds: row.oldest,
-            })
-        })
-        .collect()
+    let counts = rows.into_iter().map(|row| ParkedCount {
+        class: Class::of_row(&row.class),
+        messages: row.messages,
+        oldest_seconds: row.oldest,
+    });
+    Ok(counts.collect())
 }
 
 pub(in crate::operator) async fn blocked_keys(connection: &mut PgConnection) -> Result<i64, Error> {

@@ -59,11 +59,7 @@ impl TryFrom<RawRow> for Row {
             payload: raw.payload,
             created_at: raw.created_at,
             age_seconds: raw.age_seconds,
-            parked: raw
-                .parked
-                .map(|class| class.parse())
-                .transpose()
-                .map_err(decode)?,
+            parked: raw.parked.as_deref().map(Class::of_row),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The statements on `outbox.parked` and `outbox.blocked_key`: no other file of this room has any.
 //!
-//! One lock order: rows of `blocked_key` first, by topic and key, then rows of `parked`.
+//! One lock order: rows of `blocked_key` first, by topic and digest of the key, then rows of `parked`.
 
 use sqlx::{PgConnection, PgTransaction};
 
@@ -89,7 +89,7 @@ pub(crate) async fn block(
            where parked.seq = any($1) and parked.key <> ''
              and coalesce(topic.on_poison, 'block-key') = 'block-key'
            group by parked.topic, parked.key
-           order by parked.topic, parked.key
+           order by parked.topic, outbox.key_digest(parked.key)
            on conflict on constraint blocked_key_pkey
                do update set head = coalesce(blocked_key.head, excluded.head)
            returning topic, key"#,
@@ -104,7 +104,9 @@ pub(crate) async fn block(
     let keys: Vec<_> = blocked.iter().map(|key| key.key.clone()).collect();
     sqlx::query!(
         "update outbox.parked set class = 'blocked'
-         where (topic, key) in (select * from unnest($1::text[], $2::text[])) and class = 'held'",
+         where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                       from unnest($1::text[], $2::text[]) as of (topic, key))
+           and class = 'held'",
         &topics,
         &keys,
     )
@@ -123,8 +125,9 @@ pub(crate) async fn lock(
     Ok(sqlx::query_as!(
         BlockedKey,
         r#"select topic, key from outbox.blocked_key
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
-           order by topic, key
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
+           order by topic, key_digest
            for update"#,
         &topics,
         &keys,
@@ -192,11 +195,13 @@ pub(crate) async fn remove(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<R
     let opened = sqlx::query_as!(
         BlockedKey,
         r#"delete from outbox.blocked_key
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
              and head is null
              and not exists (select from outbox.parked
                              where parked.topic = blocked_key.topic
-                               and parked.key = blocked_key.key and class = 'blocked')
+                               and parked.key_digest = blocked_key.key_digest
+                               and class = 'blocked')
            returning topic, key"#,
         &topics,
         &keys,
@@ -218,7 +223,8 @@ pub(crate) async fn waiting(tx: &mut PgTransaction<'_>, keys: &[BlockedKey]) -> 
         .unzip();
     Ok(sqlx::query_scalar!(
         r#"select count(*) as "count!" from outbox.parked
-           where (topic, key) in (select * from unnest($1::text[], $2::text[]))
+           where (topic, key_digest) in (select of.topic, outbox.key_digest(of.key)
+                                         from unnest($1::text[], $2::text[]) as of (topic, key))
              and class = 'blocked'"#,
         &topics,
         &keys,
@@ -232,8 +238,8 @@ async fn lock_keys_of(tx: &mut PgTransaction<'_>, seqs: &[i64]) -> Result<Vec<Bl
     Ok(sqlx::query_as!(
         BlockedKey,
         r#"select topic, key from outbox.blocked_key
-           where (topic, key) in (select topic, key from outbox.parked where seq = any($1))
-           order by topic, key
+           where (topic, key_digest) in (select topic, key_digest from outbox.parked where seq = any($1))
+           order by topic, key_digest
            for update"#,
         seqs,
     )
@@ -359,12 +365,13 @@ pub(crate) async fn next_of(
                           case when fits then payload end as payload, traceparent,
                           headers as "headers: _", created_at as "created_at: _", fits as "fits!"
                    from (select *, coalesce(sum(octet_length(payload)) over (
-                                order by topic, key, seq
+                                order by topic, key_digest, seq
                                 rows between unbounded preceding and 1 preceding), 0)
                                 <= $4 as fits
                          from (select * from outbox.parked
-                               where class = 'blocked' and topic = $1 and key = $2
-                               order by topic, key, seq
+                               where class = 'blocked' and topic = $1
+                                 and key_digest = outbox.key_digest($2)
+                               order by topic, key_digest, seq
                                limit $3) as next) as next"#,
                 topic,
                 key,

@@ -380,3 +380,71 @@ async fn a_pause_is_set_once_and_ended_once_beside_a_working_leader() {
     );
     relay.stop().await;
 }
+
+/// Whoever may write to a table can write anything that its checks let pass; an older version's were fewer, a
+/// newer one knows more words.
+const WITHOUT_CHECKS: &str = "do $$
+    declare it record;
+    begin
+        for it in select conrelid::regclass::text as name, conname from pg_constraint
+                  where contype = 'c' and conrelid in ('outbox.log'::regclass, 'outbox.parked'::regclass,
+                                                       'outbox.inbox_parked'::regclass)
+        loop
+            execute format('alter table %s drop constraint %I', it.name, it.conname);
+        end loop;
+    end $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_says_what_nobody_knows_hides_no_other() {
+    let world = World::embedded("odd_rows").await;
+    let pool = &world.pool;
+    run(pool, WITHOUT_CHECKS).await;
+    for infinity in ["infinity", "-infinity", "270000-01-01"] {
+        let odd = format!(
+            "insert into outbox.log (message_id, topic, key, kind, created_at)
+             values (gen_random_uuid(), 't', 'k', 'odd', '{infinity}')"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(odd))
+            .execute(pool)
+            .await
+            .unwrap();
+    }
+    world.send(&[world.message("k", 1)]).await;
+    let entries = operator::tail(pool, &Filter::default(), 10).await.unwrap();
+    assert_eq!(entries.len(), 4);
+    assert_eq!(entries[3].kind, "test.counted.v1");
+
+    run(
+        pool,
+        "insert into outbox.parked (seq, message_id, topic, key, kind, headers, created_at, class, reason)
+         values (1, gen_random_uuid(), 't', 'k', 'odd', '[1]', 'infinity', 'poison', 'r'),
+                (2, gen_random_uuid(), 't', 'k', 'odd', '{\"a\": {\"b\": 1}}', now(), 'newer', 'r'),
+                (3, gen_random_uuid(), 't', 'k', 'fine', null, now(), 'held', 'r')",
+    )
+    .await;
+    let all = operator::parked::Selection::default();
+    let listed = operator::parked::list(pool, &all, None, 10).await.unwrap();
+    let classes: Vec<_> = listed.iter().map(|item| item.class).collect();
+    assert_eq!(classes, [Class::Poison, Class::Other, Class::Held]);
+    for seq in 1..=3 {
+        let shown = operator::parked::show(pool, seq, true).await.unwrap();
+        assert_eq!(shown.unwrap().item.seq, seq);
+    }
+    let status = operator::status(pool).await.unwrap();
+    assert_eq!(status.parked.len(), 3);
+
+    run(
+        pool,
+        "insert into outbox.inbox_parked (consumer, message_id, topic, partition, \"offset\", headers, class,
+                                          reason, attempts)
+         values ('c', gen_random_uuid(), 't', 0, 0, '{}', 'newer', 'r', 0),
+                ('c', gen_random_uuid(), 't', 0, 1, '[]', 'refused', 'r', 1)",
+    )
+    .await;
+    use outbox::incoming::parked;
+    let listed = parked::list(pool, &parked::Filter::default(), 0, 10)
+        .await
+        .unwrap();
+    let classes: Vec<_> = listed.iter().map(|item| item.class).collect();
+    assert_eq!(classes, [parked::Class::Other, parked::Class::Refused]);
+}
