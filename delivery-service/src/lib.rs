@@ -70,7 +70,13 @@ pub async fn run(
         "http",
         web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
-    let consuming = consume(config.clone(), pool, broker, (started, listening), shutdown.clone());
+    let consuming = consume(
+        config.clone(),
+        pool,
+        broker,
+        (started, listening),
+        shutdown.clone(),
+    );
     tasks.spawn("commands", consuming);
     tasks.finish(settings.shutdown_timeout).await
 }

@@ -118,7 +118,10 @@ impl Shop {
             _ => {
                 let config: notification_service::Config = try_parse_from(arguments)?;
                 let auth = Auth::new(&config.auth, config.settings.listen)?;
-                self.part(name, notification_service::run(config, auth, broker, process));
+                self.part(
+                    name,
+                    notification_service::run(config, auth, broker, process),
+                );
             }
         }
         Ok(())
@@ -163,16 +166,12 @@ impl Shop {
         let http = self.http.clone();
         let ready = async {
             for url in &services {
-                wait_for(
-                    Duration::from_secs(60),
-                    url,
-                    async || {
-                        let answer = http.get(url).send().await;
-                        Ok(answer
-                            .is_ok_and(|answer| answer.status().is_success())
-                            .then_some(()))
-                    },
-                )
+                wait_for(Duration::from_secs(60), url, async || {
+                    let answer = http.get(url).send().await;
+                    Ok(answer
+                        .is_ok_and(|answer| answer.status().is_success())
+                        .then_some(()))
+                })
                 .await?;
             }
             Ok(())

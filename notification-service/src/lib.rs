@@ -67,7 +67,13 @@ pub async fn run(
         "http",
         web::serve_at(settings.listen, router, auth, shutdown.clone()),
     );
-    let consuming = consume(config.clone(), pool, broker, (started, listening), shutdown.clone());
+    let consuming = consume(
+        config.clone(),
+        pool,
+        broker,
+        (started, listening),
+        shutdown.clone(),
+    );
     tasks.spawn("events", consuming);
     tasks.finish(settings.shutdown_timeout).await
 }
@@ -110,7 +116,13 @@ async fn consume(
         return Ok(());
     }
     started.open();
-    let consumer = outbox::Consumer::new(NAME, &[topic::ORDER_EVENTS], pool, broker.clone(), OrderEvents);
+    let consumer = outbox::Consumer::new(
+        NAME,
+        &[topic::ORDER_EVENTS],
+        pool,
+        broker.clone(),
+        OrderEvents,
+    );
     let consumer = consumer.with(incoming::Config {
         audit_retention: Some(config.auth.audit_retention),
         ..incoming::Config::default()

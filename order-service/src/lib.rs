@@ -200,7 +200,8 @@ async fn steer(
         "order-service replies",
     );
     let replies = Batched(coordinator.replies());
-    let consumer = outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker.clone(), replies);
+    let consumer =
+        outbox::Consumer::new(SAGAS, &[topic::ORDER_REPLIES], own, broker.clone(), replies);
     // Replies do not depend on order: a parked one must not hold up the others of its saga.
     let consumer = consumer.with(incoming::Config {
         on_poison: OnPoison::SkipMessage,
@@ -218,7 +219,11 @@ fn after(
 ) -> impl Future<Output = Result<(), outbox::Error>> + Send + 'static {
     let (started, shutdown) = (started.clone(), shutdown.clone());
     async move {
-        if shutdown.run_until_cancelled(started.opened()).await.is_some() {
+        if shutdown
+            .run_until_cancelled(started.opened())
+            .await
+            .is_some()
+        {
             looping.await;
         }
         Ok(())

@@ -207,7 +207,8 @@ async fn what_is_wrong_with(
 ) -> Result<Option<String>, Error> {
     let table = &*migrator.table_name;
     let schema = table.split('.').next().unwrap_or(table);
-    let remedy = format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
+    let remedy =
+        format!("run `recompense migrate --schema {schema}`, or start once with --migrate");
     let applied = match connection.list_applied_migrations(table).await {
         Ok(applied) => applied,
         Err(MigrateError::Execute(error)) => {
@@ -226,7 +227,8 @@ async fn what_is_wrong_with(
         }
         Err(error) => return Err(error.into()),
     };
-    let is_missing = |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
+    let is_missing =
+        |needed: &&Migration| !applied.iter().any(|done| done.version == needed.version);
     let missing = migrator.iter().find(is_missing).map(|needed| {
         let (version, description) = (needed.version, &needed.description);
         format!(

@@ -14,4 +14,6 @@ mod values;
 
 pub use parse::{Refusal, or_exit, parse, parse_from, try_parse_from};
 pub use settings::Settings;
-pub use values::{DatabaseUrl, KafkaBrokers, LogFilter, LogFormat, duration, name, positive_duration};
+pub use values::{
+    DatabaseUrl, KafkaBrokers, LogFilter, LogFormat, duration, name, positive_duration,
+};

@@ -138,7 +138,10 @@ fn the_server_has_connections_for_everybody() {
             _ => 0,
         })
         .sum();
-    assert!(wanted >= 5 * SERVICE + 4 * RELAY, "{wanted}: who is missing?");
+    assert!(
+        wanted >= 5 * SERVICE + 4 * RELAY,
+        "{wanted}: who is missing?"
+    );
     let command = compose["services"]["postgres"]["command"].as_array();
     let command = command.expect("a command of the server");
     let limit = command.iter().filter_map(Value::as_str);

@@ -72,7 +72,10 @@ async fn without_a_broker_what_needs_only_the_database_works() {
     let answer = http.get(format!("{url}/readyz")).send().await;
     let report: Value = answer.expect("an answer").json().await.expect("JSON");
     assert_eq!(report["checks"]["start"]["status"], "ok", "{report}");
-    assert_eq!(report["checks"]["consumer"]["detail"], "the broker", "{report}");
+    assert_eq!(
+        report["checks"]["consumer"]["detail"], "the broker",
+        "{report}"
+    );
     let ended = orders.terminate(SOON).await.expect("it ends");
     assert!(ended.success(), "{ended}: {}", orders.log_tail());
 }
@@ -86,12 +89,18 @@ async fn before_its_schema_is_there_a_service_says_so_and_logs_no_error() {
     let http = testbed::http(Duration::from_secs(5));
     for path in ["/v1/sagas", "/v1/orders", "/"] {
         let url = format!("http://127.0.0.1:{port}{path}");
-        let answer = until(HEALED, "an answer", async || http.get(&url).send().await.ok()).await;
+        let answer = until(HEALED, "an answer", async || {
+            http.get(&url).send().await.ok()
+        })
+        .await;
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert!(answer.headers().contains_key("retry-after"), "{path}");
         let problem: Value = answer.json().await.expect("a problem");
         let detail = problem["detail"].as_str().unwrap_or_default();
-        assert!(detail.contains("starting and waits for the database"), "{problem}");
+        assert!(
+            detail.contains("starting and waits for the database"),
+            "{problem}"
+        );
     }
     let log = orders.log_tail();
     assert!(!log.contains("ERROR"), "{log}");

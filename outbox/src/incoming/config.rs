@@ -64,32 +64,41 @@ impl Default for Config {
 impl Config {
     /// Refuses what cannot work, in one line that names the setting.
     pub(super) fn check(&self) -> Result<(), Error> {
-        settings::check("consumer", &[
-            ("batch", self.batch > 0, "must be at least 1"),
-            ("attempts", self.attempts > 0, "must be at least 1"),
-            ("backoff", !self.backoff.is_zero(), "must be longer than nothing"),
-            (
-                "backoff_max",
-                self.backoff_max >= self.backoff,
-                "must not be shorter than backoff",
-            ),
-            ("lane_bytes", self.lane_bytes > 0, "must be at least 1"),
-            (
-                "stalled_after",
-                !self.stalled_after.is_zero(),
-                "must be longer than nothing",
-            ),
-            (
-                "retention",
-                self.retention.is_none_or(|retention| retention > self.replay_window),
-                "must be longer than replay_window: a message that the inbox has forgotten is handled again",
-            ),
-            (
-                "audit_retention",
-                self.audit_retention.is_none_or(|retention| retention >= DAY),
-                "must be at least a day",
-            ),
-        ])
+        settings::check(
+            "consumer",
+            &[
+                ("batch", self.batch > 0, "must be at least 1"),
+                ("attempts", self.attempts > 0, "must be at least 1"),
+                (
+                    "backoff",
+                    !self.backoff.is_zero(),
+                    "must be longer than nothing",
+                ),
+                (
+                    "backoff_max",
+                    self.backoff_max >= self.backoff,
+                    "must not be shorter than backoff",
+                ),
+                ("lane_bytes", self.lane_bytes > 0, "must be at least 1"),
+                (
+                    "stalled_after",
+                    !self.stalled_after.is_zero(),
+                    "must be longer than nothing",
+                ),
+                (
+                    "retention",
+                    self.retention
+                        .is_none_or(|retention| retention > self.replay_window),
+                    "must be longer than replay_window: a message that the inbox has forgotten is handled again",
+                ),
+                (
+                    "audit_retention",
+                    self.audit_retention
+                        .is_none_or(|retention| retention >= DAY),
+                    "must be at least a day",
+                ),
+            ],
+        )
     }
 }
 
@@ -109,15 +118,24 @@ mod tests {
             ("batch", |config| config.batch = 0),
             ("attempts", |config| config.attempts = 0),
             ("backoff", |config| config.backoff = Duration::ZERO),
-            ("backoff_max", |config| config.backoff_max = Duration::from_millis(1)),
+            ("backoff_max", |config| {
+                config.backoff_max = Duration::from_millis(1)
+            }),
             ("lane_bytes", |config| config.lane_bytes = 0),
-            ("stalled_after", |config| config.stalled_after = Duration::ZERO),
+            ("stalled_after", |config| {
+                config.stalled_after = Duration::ZERO
+            }),
             ("retention", |config| config.retention = Some(7 * DAY)),
-            ("audit_retention", |config| config.audit_retention = Some(DAY / 2)),
+            ("audit_retention", |config| {
+                config.audit_retention = Some(DAY / 2)
+            }),
         ];
         for (name, set) in cases {
             let reason = change(set).unwrap_err();
-            assert!(reason.starts_with(&format!("consumer: {name} must ")), "{reason}");
+            assert!(
+                reason.starts_with(&format!("consumer: {name} must ")),
+                "{reason}"
+            );
             assert_eq!(reason.lines().count(), 1, "{reason}");
         }
     }

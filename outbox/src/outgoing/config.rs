@@ -85,35 +85,62 @@ impl Config {
     /// Refuses what cannot work, in one line that names the setting.
     pub(super) fn check(&self) -> Result<(), Error> {
         let tuning = &self.tuning;
-        settings::check("relay", &[
-            ("lease", !self.lease.is_zero(), "must be longer than nothing"),
-            ("page", self.page > 0, "must be at least 1"),
-            ("max_in_flight", self.max_in_flight > 0, "must be at least 1"),
-            (
-                "max_in_flight_bytes",
-                self.max_in_flight_bytes > 0,
-                "must be at least 1",
-            ),
-            ("poll_idle", !self.poll_idle.is_zero(), "must be longer than nothing"),
-            (
-                "poll_busy",
-                self.poll_busy <= self.poll_idle,
-                "must not be longer than poll_idle",
-            ),
-            (
-                "cursor_interval",
-                self.cursor_interval <= self.lease,
-                "must not be longer than lease",
-            ),
-            (
-                "tuning.linger_ms",
-                tuning.linger_ms.is_finite() && tuning.linger_ms >= 0.0,
-                "must be 0 or more",
-            ),
-            ("tuning.queue_kib", tuning.queue_kib > 0, "must be at least 1"),
-            ("tuning.max_record_bytes", tuning.max_record_bytes > 0, "must be at least 1"),
-            ("tuning.batch_bytes", tuning.batch_bytes > 0, "must be at least 1"),
-        ])
+        settings::check(
+            "relay",
+            &[
+                (
+                    "lease",
+                    !self.lease.is_zero(),
+                    "must be longer than nothing",
+                ),
+                ("page", self.page > 0, "must be at least 1"),
+                (
+                    "max_in_flight",
+                    self.max_in_flight > 0,
+                    "must be at least 1",
+                ),
+                (
+                    "max_in_flight_bytes",
+                    self.max_in_flight_bytes > 0,
+                    "must be at least 1",
+                ),
+                (
+                    "poll_idle",
+                    !self.poll_idle.is_zero(),
+                    "must be longer than nothing",
+                ),
+                (
+                    "poll_busy",
+                    self.poll_busy <= self.poll_idle,
+                    "must not be longer than poll_idle",
+                ),
+                (
+                    "cursor_interval",
+                    self.cursor_interval <= self.lease,
+                    "must not be longer than lease",
+                ),
+                (
+                    "tuning.linger_ms",
+                    tuning.linger_ms.is_finite() && tuning.linger_ms >= 0.0,
+                    "must be 0 or more",
+                ),
+                (
+                    "tuning.queue_kib",
+                    tuning.queue_kib > 0,
+                    "must be at least 1",
+                ),
+                (
+                    "tuning.max_record_bytes",
+                    tuning.max_record_bytes > 0,
+                    "must be at least 1",
+                ),
+                (
+                    "tuning.batch_bytes",
+                    tuning.batch_bytes > 0,
+                    "must be at least 1",
+                ),
+            ],
+        )
     }
 }
 
@@ -180,18 +207,31 @@ mod tests {
             ("lease", |config| config.lease = Duration::ZERO),
             ("page", |config| config.page = 0),
             ("max_in_flight", |config| config.max_in_flight = 0),
-            ("max_in_flight_bytes", |config| config.max_in_flight_bytes = 0),
+            ("max_in_flight_bytes", |config| {
+                config.max_in_flight_bytes = 0
+            }),
             ("poll_idle", |config| config.poll_idle = Duration::ZERO),
-            ("poll_busy", |config| config.poll_busy = Duration::from_secs(1)),
-            ("cursor_interval", |config| config.cursor_interval = Duration::from_secs(2)),
-            ("tuning.linger_ms", |config| config.tuning.linger_ms = f64::NAN),
+            ("poll_busy", |config| {
+                config.poll_busy = Duration::from_secs(1)
+            }),
+            ("cursor_interval", |config| {
+                config.cursor_interval = Duration::from_secs(2)
+            }),
+            ("tuning.linger_ms", |config| {
+                config.tuning.linger_ms = f64::NAN
+            }),
             ("tuning.queue_kib", |config| config.tuning.queue_kib = 0),
-            ("tuning.max_record_bytes", |config| config.tuning.max_record_bytes = 0),
+            ("tuning.max_record_bytes", |config| {
+                config.tuning.max_record_bytes = 0
+            }),
             ("tuning.batch_bytes", |config| config.tuning.batch_bytes = 0),
         ];
         for (name, set) in cases {
             let reason = change(Profile::Balanced, set).unwrap_err();
-            assert!(reason.starts_with(&format!("relay: {name} must ")), "{reason}");
+            assert!(
+                reason.starts_with(&format!("relay: {name} must ")),
+                "{reason}"
+            );
         }
     }
 

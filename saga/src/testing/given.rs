@@ -31,10 +31,10 @@ pub(crate) type Decide =
 /// ```
 /// # use saga::{Definition, Step, testing::{Given, Ledger, fails_at_each_step}};
 /// # use serde::{Serialize, Deserialize};
-/// # #[derive(Serialize, Deserialize)] struct Trip { hotel: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Trip { id: u32, hotel: Option<u32> }
 /// # #[derive(Serialize, Deserialize)] struct Book {}
 /// # #[derive(Serialize, Deserialize)] struct Booked { id: u32 }
-/// # #[derive(Serialize, Deserialize)] struct Cancel { id: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Cancel { trip: u32 }
 /// # impl outbox::Payload for Book { const KIND: &'static str = "hotel.book.v1"; }
 /// # impl outbox::Payload for Booked { const KIND: &'static str = "hotel.booked.v1"; }
 /// # impl outbox::Payload for Cancel { const KIND: &'static str = "hotel.cancel.v1"; }
@@ -43,10 +43,10 @@ pub(crate) type Decide =
 /// #         Step::new("book-hotel")
 /// #             .command("hotel.commands", |_: &Trip| Book {})
 /// #             .reply(|trip: &mut Trip, booked: Booked| trip.hotel = Some(booked.id))
-/// #             .compensation(|trip: &Trip| Cancel { id: trip.hotel }),
+/// #             .compensation(|trip: &Trip| Cancel { trip: trip.id }),
 /// #     )
 /// #     .build()?;
-/// let given = Given::new(&definition, &Trip { hotel: None })
+/// let given = Given::new(&definition, &Trip { id: 1, hotel: None })
 ///     .reply("book-hotel", &Booked { id: 7 })
 ///     .ledger(Ledger::new().with("ada", 100))
 ///     .does("book-hotel", |ledger, _: Book| ledger.hold("ada", 80))

@@ -32,10 +32,10 @@ const PATIENCE: usize = 10_000;
 /// ```
 /// # use saga::{Definition, Status, Step, testing::Script};
 /// # use serde::{Serialize, Deserialize};
-/// # #[derive(Serialize, Deserialize)] struct Trip { hotel: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Trip { id: u32, hotel: Option<u32> }
 /// # #[derive(Serialize, Deserialize)] struct Book {}
 /// # #[derive(Serialize, Deserialize)] struct Booked { id: u32 }
-/// # #[derive(Debug, PartialEq, Serialize, Deserialize)] struct Cancel { id: Option<u32> }
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize)] struct Cancel { trip: u32 }
 /// # #[derive(Serialize, Deserialize)] struct Pay {}
 /// # #[derive(Serialize, Deserialize)] struct Paid {}
 /// # impl outbox::Payload for Book { const KIND: &'static str = "hotel.book.v1"; }
@@ -48,16 +48,16 @@ const PATIENCE: usize = 10_000;
 /// #         Step::new("book-hotel")
 /// #             .command("hotel.commands", |_: &Trip| Book {})
 /// #             .reply(|trip: &mut Trip, booked: Booked| trip.hotel = Some(booked.id))
-/// #             .compensation(|trip: &Trip| Cancel { id: trip.hotel }),
+/// #             .compensation(|trip: &Trip| Cancel { trip: trip.id }),
 /// #     )
 /// #     .pivot(Step::new("pay").command("pay", |_: &Trip| Pay {}).reply(|_: &mut Trip, _: Paid| {}))
 /// #     .build()?;
-/// Script::of(&definition, &Trip { hotel: None })
+/// Script::of(&definition, &Trip { id: 1, hotel: None })
 ///     .expect_sent("book-hotel")
 ///     .succeeds("book-hotel", &Booked { id: 7 })
 ///     .expect_sent("pay")
 ///     .refuses("pay", "card_declined", "The card was declined.")
-///     .expect_compensation("book-hotel", &Cancel { id: Some(7) })
+///     .expect_compensation("book-hotel", &Cancel { trip: 1 })
 ///     .compensates("book-hotel")
 ///     .expect_status(Status::Compensated)
 ///     .expect_undone(["book-hotel"]);

@@ -33,7 +33,10 @@ fn run(outputs: &[(&str, i32)]) -> (bool, String) {
     let output = script.output().unwrap();
     let summary = fs::read_to_string(folder.path().join("test-summary.txt")).unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(printed.ends_with(&summary), "it is not at the end: {printed}");
+    assert!(
+        printed.ends_with(&summary),
+        "it is not at the end: {printed}"
+    );
     (output.status.success(), summary)
 }
 

@@ -217,7 +217,11 @@ mod tests {
         assert!(matches!(parse("/etc/keys.json"), Ok(JwksSource::File(_))));
         let url = parse("https://id.example/keys?key=s3cret").unwrap();
         assert_eq!(format!("{url:?}"), "https://id.example/keys");
-        for local in ["http://localhost:1/k", "http://127.0.0.1/k", "http://[::1]:1/k"] {
+        for local in [
+            "http://localhost:1/k",
+            "http://127.0.0.1/k",
+            "http://[::1]:1/k",
+        ] {
             assert!(parse(local).is_ok(), "{local}");
         }
         for wrong in [
