@@ -111,6 +111,8 @@ fn world(definition: &Definition<Trip>) -> Given {
     Given::new(definition, &Trip::new(3, 240))
         .reply("book-hotel", &HotelBooked { booking: 7 })
         .reply("take-money", &MoneyTaken { receipt: 9 })
+        .listens("hotel.commands", [BookHotel::KIND, CancelHotel::KIND])
+        .listens("money.commands", [TakeMoney::KIND])
         .ledger(
             Ledger::new()
                 .with("ada", 1_000)

@@ -11,7 +11,7 @@ use contracts::delivery::{
 use contracts::payment::{
     AuthorizePayment, CapturePayment, PaymentAuthorized, PaymentCaptured, ReleasePayment,
 };
-use contracts::{Address, Money};
+use contracts::{Address, Money, topic};
 use order_service::fulfilment::{Fulfilment, Patience, definition};
 use saga::intervention::What;
 use saga::testing::{
@@ -88,11 +88,28 @@ fn shop() -> Given {
         .reply("schedule-delivery", &scheduled())
         .reply("capture-payment", &captured())
         .reply("hand-over", &handed_over())
+        .listens(
+            topic::PAYMENT_COMMANDS,
+            [
+                AuthorizePayment::KIND,
+                ReleasePayment::KIND,
+                CapturePayment::KIND,
+            ],
+        )
+        .listens(
+            topic::DELIVERY_COMMANDS,
+            [
+                ScheduleDelivery::KIND,
+                CancelDelivery::KIND,
+                HandOverDelivery::KIND,
+            ],
+        )
         .ledger(
             Ledger::new()
                 .with("customer", 10_000)
                 .with("merchant", 0)
-                .with("places", 3),
+                .with("places", 3)
+                .with("on-the-road", 0),
         )
         .does("authorize-payment", |ledger, command: AuthorizePayment| {
             ledger.hold("customer", command.amount.amount)
@@ -179,7 +196,8 @@ fn many_orders_at_once_lose_no_money() {
     let ledger = Ledger::new()
         .with("customer", 1_000_000)
         .with("merchant", 0)
-        .with("places", 80);
+        .with("places", 80)
+        .with("on-the-road", 0);
     let mut world = World::new(5, ledger).faults(120);
     let shop = Arc::new(shop());
     for _ in 0..100 {

@@ -19,9 +19,13 @@ use crate::{
     decide::{self, Decision, Effect},
     event::{Event, Input, Timer},
     instance::Instance,
+    intervention::What,
     testing::{
+        books::Books,
+        closures::watched,
         given::Given,
-        lawful::{sent_is_recorded, stored_and_read},
+        lawful::{effects_follow, gives_up_when_spent, sent_is_recorded, stored_and_read},
+        lengths,
     },
 };
 
@@ -33,6 +37,8 @@ pub(crate) type TimerKey = (String, &'static str);
 pub(crate) struct Course {
     pub(crate) instance: Instance,
     pub(crate) timers: BTreeMap<TimerKey, (Timer, Duration)>,
+    /// What was sent and answered.
+    pub(crate) books: Books,
     /// What tells it from others that decide otherwise. The number of its events does not: ignoring
     /// something changes nothing.
     pub(crate) mark: u128,
@@ -81,6 +87,9 @@ impl Stopped {
     }
 }
 
+const TWO: &str = "the same question got two decisions: a closure of the definition looks at something \
+                   besides its arguments";
+
 pub(crate) fn broken<T>(what: impl Into<String>) -> Result<T, Stopped> {
     Err(Stopped::Broken(what.into()))
 }
@@ -96,8 +105,15 @@ pub(crate) fn key(timer: &Timer) -> TimerKey {
 impl Course {
     /// A saga that has just started.
     pub(crate) fn begin(given: &Given, id: Uuid) -> Result<(Self, Decision), Stopped> {
-        let begun = decide::start(&given.plan, id, "trial", &given.data);
+        lengths::sensible(&given.plan)?;
+        let start = || decide::start(&given.plan, id, "trial", &given.data);
+        let begun = watched(start)?;
         let (instance, decision) = begun.map_err(|e| Stopped::Broken(e.to_string()))?;
+        if watched(start)?.ok().map(|(_, again)| again).as_ref() != Some(&decision) {
+            return broken(format!(
+                "the saga was started twice with the same data, and {TWO}"
+            ));
+        }
         let Some(first) = decision.events.first() else {
             return broken("a start records nothing");
         };
@@ -107,6 +123,7 @@ impl Course {
         let mut course = Self {
             instance: before,
             timers: BTreeMap::new(),
+            books: Books::default(),
             mark: 0,
         };
         course.follow(given, &decision.events[1..], &decision)?;
@@ -118,20 +135,22 @@ impl Course {
 
     /// Decides what follows from an input, and goes on from there.
     pub(crate) fn take(&mut self, given: &Given, input: &Input) -> Result<Decision, Stopped> {
-        let decided = given.decide(&self.instance, input);
-        let decision = match decided {
+        if let Input::Intervention(intervention) = input
+            && let What::Migrate { .. } = intervention.what
+            && let Some(to) = given.next()
+        {
+            return self.migrate(given, to, intervention);
+        }
+        let decision = match given.decide(&self.instance, input)? {
             Ok(decision) => decision,
             Err(Error::NotAllowed { operation, reason }) => {
                 return Err(Stopped::NotAllowed(format!("{operation}: {reason}")));
             }
             Err(error) => return broken(format!("no decision: {error}")),
         };
-        let again = given.decide(&self.instance, input).ok();
+        let again = given.decide(&self.instance, input)?.ok();
         if again.as_ref() != Some(&decision) {
-            return broken(
-                "the same question got two decisions: a closure of the definition looks at something \
-                 besides its arguments",
-            );
+            return broken(TWO);
         }
         if self.instance.status.is_terminal() {
             let ignored = |event: &Event| matches!(event, Event::Ignored { .. });
@@ -147,19 +166,23 @@ impl Course {
         {
             self.timers.remove(&key(timer));
         }
+        gives_up_when_spent(given, &self.instance, &decision)?;
+        if let Input::Reply(reply) = input {
+            self.books.hear(&self.instance, reply, &decision.events)?;
+        }
         self.follow(given, &decision.events, &decision)?;
         Ok(decision)
     }
 
     /// Goes on under another version. The caller goes on with the target's `Given`.
-    #[cfg(test)]
     pub(crate) fn migrate(
         &mut self,
         from: &Given,
         to: &Given,
         intervention: &crate::intervention::Intervention,
     ) -> Result<Decision, Stopped> {
-        let decided = decide::migrate(&from.plan, &to.plan, &self.instance, intervention);
+        let migrate = || decide::migrate(&from.plan, &to.plan, &self.instance, intervention);
+        let decided = watched(migrate)?;
         let decision = decided.map_err(|error| Stopped::NotAllowed(error.to_string()))?;
         self.follow(to, &decision.events, &decision)?;
         Ok(decision)
@@ -182,7 +205,12 @@ impl Course {
         }
         for effect in &decision.effects {
             match effect {
+                Effect::Send(command) => {
+                    given.heard_by_somebody(command)?;
+                    self.books.send(command)?;
+                }
                 Effect::SetTimer { timer, after } => {
+                    lengths::judge(&given.plan, &self.instance, timer, *after)?;
                     self.timers.insert(key(timer), (timer.clone(), *after));
                 }
                 Effect::ClearTimer { step, phase } => {
@@ -193,6 +221,7 @@ impl Course {
             }
         }
         sent_is_recorded(decision)?;
+        effects_follow(decision)?;
         stored_and_read(decision)?;
         self.survives(given)?;
         self.mark = self.marked();
@@ -211,6 +240,9 @@ impl Course {
             instance.hash(&mut hasher);
             for (timer, _) in self.timers.values() {
                 format!("{timer:?}").hash(&mut hasher);
+            }
+            for way in self.books.ways() {
+                way.hash(&mut hasher);
             }
             u128::from(hasher.finish())
         };

@@ -1,6 +1,10 @@
 //! Every order of what may happen, within bounds: breadth first, so that the first broken promise
 //! found is the shortest way to one.
 //!
+//! When everything within the bounds was seen, the search walks back from the ends: a state from which
+//! no way without a further fault and without a person leads to an end or a visible stop (parked,
+//! paused) is broken, and so is a saga that no way completes.
+//!
 //! What a state is: where the saga stands, which timers are set, what is in flight, what the
 //! participants did, and how much may still go wrong. Two ways to the same state are one. Promised:
 //! an [`Explored`] that is [exhausted](Explored::exhausted) has seen every state there is within its
@@ -8,10 +12,11 @@
 //!
 //! Time passes while something is in flight only as often as [`Bounds::early_timeouts`] says; when
 //! nothing is, it always does, so that every way has an end. Budgets of the definition are cut down
-//! for the search ([`Bounds::attempts`]): what happens at the fifth attempt happens at the second.
+//! for the search ([`Bounds::attempts`]); that a budget is spent to its end, and not beyond it, is
+//! checked at each timeout.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
 };
 
@@ -22,9 +27,11 @@ use crate::{
     testing::{
         course::{Memory, Stopped},
         given::Given,
+        lengths,
         moves::Move,
         scene::{Allowance, Scene},
-        timeline::Timeline,
+        timeline::{Timeline, cut},
+        undisturbed,
     },
 };
 
@@ -52,7 +59,7 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// Two losses, one of each other fault, two attempts, one intervention, a quarter of a million
+    /// Two losses, one of each other fault, three attempts, one intervention, a quarter of a million
     /// states.
     fn default() -> Self {
         Self {
@@ -61,7 +68,7 @@ impl Default for Bounds {
             duplicates: 1,
             early_timeouts: 1,
             interventions: 1,
-            attempts: 2,
+            attempts: 3,
             rounds: 2,
             probes: 1,
             states: 250_000,
@@ -138,9 +145,9 @@ impl fmt::Display for Explored {
 pub struct Counterexample {
     /// Which promise.
     pub broken: String,
-    /// The moves that lead there, one a line: for [`replay`].
+    /// The moves that lead there, one a line: for [`replay`]. What is displayed of a long one is cut.
     pub script: String,
-    /// What was recorded at each.
+    /// What was recorded at each, cut to what somebody reads.
     pub story: String,
 }
 
@@ -151,6 +158,8 @@ impl fmt::Display for Counterexample {
             script,
             story,
         } = self;
+        let script: Vec<String> = script.lines().map(str::to_owned).collect();
+        let script = cut(&script).join("\n");
         write!(
             f,
             "{broken}\n\nthe script, for `replay`:\n{script}\n\nthe story:\n{story}"
@@ -164,6 +173,9 @@ impl fmt::Display for Counterexample {
 ///
 /// The shortest way to a broken promise.
 pub fn search(given: &Given, bounds: &Bounds) -> Result<Explored, Box<Counterexample>> {
+    if let Err(stopped) = lengths::sensible(&given.plan) {
+        return Err(told_until(stopped, &[], None, &Timeline::default()));
+    }
     Search::over(&bounds.capped(given), bounds)
 }
 
@@ -203,9 +215,10 @@ pub fn explore(given: &Given, bounds: &Bounds) -> Explored {
 #[track_caller]
 pub fn replay(given: &Given, bounds: &Bounds, script: &str) -> Result<String, Box<Counterexample>> {
     let given = bounds.capped(given);
+    let given = &given;
     let mut told = Timeline::default();
     let mut played: Vec<Move> = Vec::new();
-    let (mut scene, decision) = match Scene::begin(&given, Allowance::ANYTHING) {
+    let (mut scene, decision) = match Scene::begin(given, Allowance::ANYTHING) {
         Ok(begun) => begun,
         Err(stopped) => return Err(told_until(stopped, &[], None, &told)),
     };
@@ -216,7 +229,7 @@ pub fn replay(given: &Given, bounds: &Bounds, script: &str) -> Result<String, Bo
         .filter(|line| !line.is_empty());
     for line in lines {
         scene.allowance = Allowance::ANYTHING;
-        let possible = scene.moves(&given);
+        let possible = scene.moves(given);
         let Some(next) = possible.iter().find(|next| next.to_string() == line) else {
             let possible: Vec<_> = possible.iter().map(ToString::to_string).collect();
             panic!(
@@ -226,19 +239,22 @@ pub fn replay(given: &Given, bounds: &Bounds, script: &str) -> Result<String, Bo
             )
         };
         played.push(next.clone());
-        if let Err(stopped) = scene.play(&given, next, Some(&mut told)) {
+        if let Err(stopped) = scene.play(given, next, Some(&mut told)) {
             return Err(told_until(stopped, &played, Some(&scene), &told));
         }
     }
-    if scene.moves(&given).is_empty() && scene.is_forgotten() {
+    if scene.moves(given).is_empty() && scene.is_forgotten() {
         let stopped = Stopped::Broken(FORGOTTEN.to_owned());
         return Err(told_until(stopped, &played, Some(&scene), &told));
     }
     Ok(told.told(&scene.course.instance))
 }
 
-const FORGOTTEN: &str =
+pub(crate) const FORGOTTEN: &str =
     "nothing is in flight, no timer is set, and it neither ended nor waits for a person";
+
+const LOST: &str = "from here it comes neither to an end nor to a stop that anybody sees, though nothing \
+                    more goes wrong";
 
 /// A broken promise with the way there.
 pub(crate) fn told_until(
@@ -259,8 +275,12 @@ pub(crate) fn told_until(
 struct Search<'g> {
     given: &'g Given,
     came_from: Vec<Option<(usize, Move)>>,
-    seen: HashSet<u128>,
+    seen: HashMap<u128, usize>,
     open: VecDeque<(usize, Scene)>,
+    /// The moves by which nothing goes wrong, from state to state.
+    harmless: Vec<(usize, usize)>,
+    /// The states that are an end or a stop that somebody sees.
+    at_rest: Vec<usize>,
     explored: Explored,
     /// What a completed saga knows, by what took effect: it must not depend on the order.
     outcomes: BTreeMap<Vec<String>, Value>,
@@ -274,8 +294,10 @@ impl<'g> Search<'g> {
         let mut search = Self {
             given,
             came_from: vec![None],
-            seen: HashSet::from([scene.fingerprint()]),
+            seen: HashMap::from([(scene.fingerprint(), 0)]),
             open: VecDeque::from([(0, scene)]),
+            harmless: Vec::new(),
+            at_rest: Vec::new(),
             explored: Explored {
                 states: 1,
                 moves: 0,
@@ -288,6 +310,9 @@ impl<'g> Search<'g> {
         while let Some((index, scene)) = search.open.pop_front() {
             let moves = scene.moves(given);
             search.note_ending(index, &scene, &moves)?;
+            if scene.course.is_at_rest() {
+                search.at_rest.push(index);
+            }
             for next in moves {
                 search.explored.moves += 1;
                 let mut after = scene.clone();
@@ -295,20 +320,47 @@ impl<'g> Search<'g> {
                 if let Err(stopped) = played.and_then(|_| after.promises(given)) {
                     return Err(search.counterexample(index, Some(next), stopped));
                 }
-                if !search.seen.insert(after.fingerprint()) {
+                let new = search.came_from.len();
+                let known = *search.seen.entry(after.fingerprint()).or_insert(new);
+                if next.is_harmless() {
+                    search.harmless.push((index, known));
+                }
+                if known != new {
                     continue;
                 }
-                if search.came_from.len() >= bounds.states {
+                if new >= bounds.states {
                     search.explored.exhausted = false;
-                    search.explored.states = search.came_from.len();
+                    search.explored.states = new;
                     return Ok(search.explored);
                 }
                 search.came_from.push(Some((index, next)));
-                search.open.push_back((search.came_from.len() - 1, after));
+                search.open.push_back((new, after));
             }
         }
         search.explored.states = search.came_from.len();
+        if let Some(lost) = search.lost() {
+            return Err(search.counterexample(lost, None, Stopped::Broken(LOST.to_owned())));
+        }
+        if !search.explored.ends("completed") {
+            undisturbed::completes(given)?;
+        }
         Ok(search.explored)
+    }
+
+    /// The first state from which nothing but a fault or a person leads to where the saga may rest.
+    fn lost(&self) -> Option<usize> {
+        let mut into = vec![Vec::new(); self.came_from.len()];
+        for (from, to) in &self.harmless {
+            into[*to].push(*from);
+        }
+        let mut comes_to_rest = vec![false; self.came_from.len()];
+        let mut open = self.at_rest.clone();
+        while let Some(state) = open.pop() {
+            if !std::mem::replace(&mut comes_to_rest[state], true) {
+                open.extend(&into[state]);
+            }
+        }
+        comes_to_rest.iter().position(|rests| !rests)
     }
 
     /// Counts the ends, and what comes to rest short of one.
@@ -360,6 +412,7 @@ impl<'g> Search<'g> {
         }
         moves.reverse();
         let mut told = Timeline::default();
+        told.happened("the saga starts");
         let Ok((mut scene, decision)) = Scene::begin(self.given, Allowance::ANYTHING) else {
             return told_until(stopped, &moves, None, &told);
         };

@@ -1,7 +1,10 @@
 //! What a trial is given: a definition, the data a saga starts with, what each step's participant
 //! answers and, if it matters, what it does to a ledger.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use outbox::Payload;
 use serde::{Serialize, de::DeserializeOwned};
@@ -9,12 +12,16 @@ use serde_json::Value;
 
 use crate::{
     Error,
-    decide::{self, Decision},
+    decide::{self, Command, Decision},
     definition::{Class, Definition, Plan},
     event::{Answer, Input},
     instance::Instance,
     operation::Phase,
-    testing::ledger::Ledger,
+    testing::{
+        closures::{named, watch, watched},
+        course::{Stopped, broken},
+        ledger::Ledger,
+    },
     wire::Refusal,
 };
 
@@ -29,12 +36,13 @@ pub(crate) type Decide =
 /// A saga to be tried, and the world it meets.
 ///
 /// ```
+/// # use outbox::Payload;
 /// # use saga::{Definition, Step, testing::{Given, Ledger, fails_at_each_step}};
 /// # use serde::{Serialize, Deserialize};
-/// # #[derive(Serialize, Deserialize)] struct Trip { id: u32, hotel: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Trip { hotel: Option<u32> }
 /// # #[derive(Serialize, Deserialize)] struct Book {}
 /// # #[derive(Serialize, Deserialize)] struct Booked { id: u32 }
-/// # #[derive(Serialize, Deserialize)] struct Cancel { trip: u32 }
+/// # #[derive(Serialize, Deserialize)] struct Cancel {}
 /// # impl outbox::Payload for Book { const KIND: &'static str = "hotel.book.v1"; }
 /// # impl outbox::Payload for Booked { const KIND: &'static str = "hotel.booked.v1"; }
 /// # impl outbox::Payload for Cancel { const KIND: &'static str = "hotel.cancel.v1"; }
@@ -43,11 +51,12 @@ pub(crate) type Decide =
 /// #         Step::new("book-hotel")
 /// #             .command("hotel.commands", |_: &Trip| Book {})
 /// #             .reply(|trip: &mut Trip, booked: Booked| trip.hotel = Some(booked.id))
-/// #             .compensation(|trip: &Trip| Cancel { trip: trip.id }),
+/// #             .compensation(|_: &Trip| Cancel {}),
 /// #     )
 /// #     .build()?;
-/// let given = Given::new(&definition, &Trip { id: 1, hotel: None })
+/// let given = Given::new(&definition, &Trip { hotel: None })
 ///     .reply("book-hotel", &Booked { id: 7 })
+///     .listens("hotel.commands", [Book::KIND, Cancel::KIND])
 ///     .ledger(Ledger::new().with("ada", 100))
 ///     .does("book-hotel", |ledger, _: Book| ledger.hold("ada", 80))
 ///     .undoes("book-hotel", |ledger, _: Cancel| ledger.release("ada", 80));
@@ -61,6 +70,10 @@ pub struct Given {
     replies: BTreeMap<String, Vec<u8>>,
     business: BTreeMap<(String, &'static str), Business>,
     external: Vec<String>,
+    /// The kinds that are listened for, by topic; none where that is not judged.
+    listeners: Option<BTreeMap<String, BTreeSet<&'static str>>>,
+    /// The version that sagas may be brought to.
+    next: Option<Arc<Given>>,
     pub(crate) ledger: Ledger,
     /// Whether participants keep theirs.
     pub(crate) barrier: bool,
@@ -83,11 +96,13 @@ impl Given {
             serde_json::to_value(&read).map_err(|error| error.to_string())
         };
         Self {
-            plan: definition.plan().clone(),
+            plan: watch(definition.plan().clone()),
             data,
             replies: BTreeMap::new(),
             business: BTreeMap::new(),
             external: Vec::new(),
+            listeners: Some(BTreeMap::new()),
+            next: None,
             ledger: Ledger::new(),
             barrier: true,
             reread: Arc::new(reread),
@@ -111,6 +126,45 @@ impl Given {
         );
         let reply = serde_json::to_vec(reply).expect("the reply is written as JSON");
         self.replies.insert(step.to_owned(), reply);
+        self
+    }
+
+    /// Somebody listens on this topic, for commands of these kinds: as *their* code has it, not as the
+    /// definition does. A command that goes where nobody listens for it fails every trial.
+    #[must_use]
+    pub fn listens(
+        mut self,
+        topic: impl Into<String>,
+        kinds: impl IntoIterator<Item = &'static str>,
+    ) -> Self {
+        let listeners = self.listeners.get_or_insert_default();
+        listeners.entry(topic.into()).or_default().extend(kinds);
+        self
+    }
+
+    /// Topics and kinds are not judged.
+    pub(crate) fn heard_anyhow(mut self) -> Self {
+        self.listeners = None;
+        self
+    }
+
+    /// A later version of the definition, to which a person may bring the saga wherever that is
+    /// allowed: [`explore`](crate::testing::explore) and [`wander`](crate::testing::wander) try it.
+    /// The ledger is this one's.
+    ///
+    /// # Panics
+    ///
+    /// If it does not migrate from this version.
+    #[must_use]
+    #[track_caller]
+    pub fn migrates_to(mut self, next: Given) -> Self {
+        let (from, to) = (self.plan.version, next.plan.version);
+        assert!(
+            next.plan.migrations.contains_key(&from),
+            "version {to} of {} has no migration from version {from}",
+            next.plan.name
+        );
+        self.next = Some(Arc::new(next));
         self
     }
 
@@ -140,7 +194,8 @@ impl Given {
             "the command of step {step} is of kind {sent}"
         );
         let key = (step.to_owned(), Phase::Action.as_str());
-        self.business.insert(key, business(action));
+        let name = format!("what the participant of {step} does");
+        self.business.insert(key, business(name, action));
         self
     }
 
@@ -166,7 +221,8 @@ impl Given {
             "the compensation of step {step} is of kind {sent}"
         );
         let key = (step.to_owned(), Phase::Compensation.as_str());
-        self.business.insert(key, business(compensation));
+        let name = format!("how the participant of {step} undoes it");
+        self.business.insert(key, business(name, compensation));
         self
     }
 
@@ -202,6 +258,9 @@ impl Given {
                 Class::Pivot => {}
             }
         }
+        let next = self.next.take();
+        let next = next.map(|next| (*next).clone().capped(attempts, rounds, probes));
+        self.next = next.map(Arc::new);
         self
     }
 
@@ -214,8 +273,72 @@ impl Given {
         self
     }
 
-    pub(crate) fn decide(&self, instance: &Instance, input: &Input) -> Result<Decision, Error> {
-        (self.decide)(&self.plan, instance, input)
+    /// What is decided. A panic is a broken promise.
+    pub(crate) fn decide(
+        &self,
+        instance: &Instance,
+        input: &Input,
+    ) -> Result<Result<Decision, Error>, Stopped> {
+        watched(|| (self.decide)(&self.plan, instance, input))
+    }
+
+    /// The version that sagas may be brought to from this one.
+    pub(crate) fn next(&self) -> Option<&Self> {
+        self.next.as_deref()
+    }
+
+    /// This one, or one that follows it, for sagas of that version.
+    pub(crate) fn version(&self, version: i32) -> &Self {
+        let mut given = self;
+        while given.plan.version != version
+            && let Some(next) = given.next()
+        {
+            given = next;
+        }
+        given
+    }
+
+    /// A command goes where the definition says, and somebody listens there for its kind.
+    pub(crate) fn heard_by_somebody(&self, command: &Command) -> Result<(), Stopped> {
+        let Command {
+            operation,
+            topic,
+            kind,
+            ..
+        } = command;
+        let (name, phase) = (&operation.step, operation.phase);
+        let step = self.plan.steps.iter().find(|step| step.name == *name);
+        let Some(step) = step else {
+            return broken(format!("a command is sent for {name}, which is no step"));
+        };
+        let wanted = match (&step.class, phase) {
+            (Class::Compensatable(undo), Phase::Compensation) => undo.kind,
+            _ => step.kind,
+        };
+        if (topic, *kind) != (&step.topic, wanted) {
+            return broken(format!(
+                "the {phase} of {name} is sent as {kind} on {topic}, the definition says {wanted} on {}",
+                step.topic
+            ));
+        }
+        let Some(listeners) = &self.listeners else {
+            return Ok(());
+        };
+        if listeners
+            .get(topic)
+            .is_some_and(|kinds| kinds.contains(kind))
+        {
+            return Ok(());
+        }
+        let elsewhere = listeners.iter().filter(|(_, kinds)| kinds.contains(kind));
+        let elsewhere: Vec<_> = elsewhere.map(|(topic, _)| topic.as_str()).collect();
+        let hint = match elsewhere.is_empty() {
+            true => format!("say who does: `.listens({topic:?}, [{kind:?}, …])`"),
+            false => format!("it is listened for on {}", elsewhere.join(", ")),
+        };
+        broken(format!(
+            "the {phase} of {name} is sent as {kind} on {topic}, where nobody listens for it; {hint}"
+        ))
     }
 
     /// The data as the definition's type reads and writes it.
@@ -269,10 +392,14 @@ impl Given {
 }
 
 fn business<C: Payload>(
+    name: String,
     of: impl Fn(&mut Ledger, C) -> Result<(), Refusal> + Send + Sync + 'static,
 ) -> Business {
     Arc::new(move |ledger, payload| {
-        let command = serde_json::from_slice(payload).expect("the command reads as its own type");
-        of(ledger, command)
+        named(&name, || {
+            let command =
+                serde_json::from_slice(payload).expect("the command reads as its own type");
+            of(ledger, command)
+        })
     })
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     decide::{Decision, Effect},
+    definition::Class,
     event::{Attempt, Event, Timer},
-    instance::{Instance, StepState, StepStatus, WaitingFor},
+    instance::{Instance, Status, StepState, StepStatus, WaitingFor},
     operation::Phase,
     testing::{
+        closures::watched,
         course::{Course, Stopped, broken, key},
         given::Given,
     },
@@ -32,6 +34,9 @@ impl Course {
                 phase: Phase::Compensation,
                 ..
             } => self.may_undo(given, step),
+            Event::ActionSucceeded { step, data, .. } => {
+                self.undone_without_answer(given, step, data)
+            }
             Event::Completed => {
                 let done = |step: &StepState| {
                     matches!(step.status, StepStatus::Succeeded | StepStatus::Skipped)
@@ -114,6 +119,45 @@ impl Course {
         }
     }
 
+    /// An answer may be lost, and its step is undone all the same: a compensation is made from what
+    /// was known before. So with the answers of those that run side by side with it.
+    fn undone_without_answer(
+        &self,
+        given: &Given,
+        answered: &str,
+        after: &serde_json::Value,
+    ) -> Result<(), Stopped> {
+        let stage = given.stage_of(answered);
+        for step in given.plan.steps.iter().filter(|step| step.stage == stage) {
+            let Class::Compensatable(undo) = &step.class else {
+                continue;
+            };
+            let without = watched(|| (undo.encode)(&self.instance.data));
+            let without = match without.map_err(Stopped::reason).and_then(|made| made) {
+                Ok(without) => without,
+                Err(reason) => {
+                    return broken(format!(
+                        "the compensation of {} cannot be made without the answer of {answered}, which \
+                         may be lost: {reason}",
+                        step.name
+                    ));
+                }
+            };
+            let with = watched(|| (undo.encode)(after))?.ok();
+            if with.as_ref() != Some(&without) {
+                let text = |payload: &[u8]| String::from_utf8_lossy(payload).into_owned();
+                return broken(format!(
+                    "the compensation of {} is made from the answer of {answered}, which may be lost: \
+                     {} with it, {} without",
+                    step.name,
+                    with.as_deref().map(text).unwrap_or_default(),
+                    text(&without)
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// What is stored is read back the same.
     pub(crate) fn survives(&self, given: &Given) -> Result<(), Stopped> {
         let text = serde_json::to_string(&self.instance);
@@ -194,6 +238,107 @@ pub(crate) fn sent_is_recorded(decision: &Decision) -> Result<(), Stopped> {
         true => Ok(()),
         false => broken("what is recorded as sent is not what is sent"),
     }
+}
+
+/// Whatever is settled, parked, claimed or ended is said to the coordinator too, which runs the hooks.
+pub(crate) fn effects_follow(decision: &Decision) -> Result<(), Stopped> {
+    let settled = |step: &String, status| Effect::StepSettled {
+        step: step.clone(),
+        status,
+    };
+    let expected = decision.events.iter().filter_map(|event| match event {
+        Event::ActionSucceeded { step, .. } => Some(settled(step, StepStatus::Succeeded)),
+        Event::StepCompensated { step, .. } => Some(settled(step, StepStatus::Compensated)),
+        Event::StepNullCompensated { step, .. } => Some(settled(step, StepStatus::NullCompensated)),
+        Event::CompensationSkipped { step, .. } => {
+            Some(settled(step, StepStatus::CompensationSkipped))
+        }
+        Event::Parked { reason, .. } => Some(Effect::Parked {
+            reason: reason.clone(),
+        }),
+        Event::Completed => Some(Effect::Ended(Status::Completed)),
+        Event::Compensated => Some(Effect::Ended(Status::Compensated)),
+        Event::Abandoned => Some(Effect::Ended(Status::Abandoned)),
+        _ => None,
+    });
+    let expected: Vec<Effect> = expected.collect();
+    let found = decision.effects.iter().filter(|effect| {
+        matches!(
+            effect,
+            Effect::StepSettled { .. } | Effect::Parked { .. } | Effect::Ended(_)
+        )
+    });
+    let found: Vec<Effect> = found.cloned().collect();
+    if found != expected {
+        return broken(format!(
+            "what is recorded asks for the effects {expected:?}, and what is done is {found:?}"
+        ));
+    }
+    let requested = decision.events.iter().filter_map(|event| match event {
+        Event::LockRequested(claim) => Some(claim),
+        _ => None,
+    });
+    let acquired = decision.effects.iter().filter_map(|effect| match effect {
+        Effect::Acquire(claims) => Some(claims),
+        _ => None,
+    });
+    match requested.eq(acquired.flatten()) {
+        true => Ok(()),
+        false => broken("the claims that are recorded are not those that are made"),
+    }
+}
+
+/// A step is tried as often as its definition says, neither less nor more. `before`: the saga as it
+/// was.
+pub(crate) fn gives_up_when_spent(
+    given: &Given,
+    before: &Instance,
+    decision: &Decision,
+) -> Result<(), Stopped> {
+    for event in &decision.events {
+        let Event::AttemptTimedOut {
+            step,
+            phase,
+            round,
+            attempt,
+        } = event
+        else {
+            continue;
+        };
+        let known = given.plan.steps.iter().find(|known| known.name == *step);
+        let (Some(known), Some(state)) = (known, before.step(step)) else {
+            return broken(format!("{step} is overdue, which is no step"));
+        };
+        let attempts = match (&known.class, phase) {
+            (Class::Compensatable(undo), Phase::Compensation) => undo.attempts,
+            _ => known.attempts,
+        };
+        let (budget, what) = match state.waiting {
+            Some(WaitingFor::Probe) => (attempts + known.probes, "asked"),
+            _ => (attempts, "sent"),
+        };
+        let again = decision.events.iter().any(|event| match event {
+            Event::RetryPlanned {
+                step: of,
+                attempt: next,
+                ..
+            } => of == step && *next == attempt + 1 && what == "sent",
+            Event::ProbeSent {
+                step: of,
+                attempt: next,
+                ..
+            } => of == step && *next == attempt + 1 && what == "asked",
+            _ => false,
+        });
+        if again != (*attempt < budget) {
+            let done = if again { "goes on" } else { "gives up" };
+            return broken(format!(
+                "it {done} after the {phase} of {step} was {what} {attempt} times in round {round}; its \
+                 budget is {budget}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Each event is the same after it was stored.

@@ -1,7 +1,8 @@
 //! Money to try sagas with: what is held and what is owned, by account.
 //!
 //! Promised: nothing here makes money or loses it, so the [total](Ledger::total) tells whether a
-//! participant did, and equality with the ledger of before whether everything was undone.
+//! participant did, and equality with the ledger of before whether everything was undone. An account
+//! that nobody opened is a misspelt one: whoever names it panics.
 
 use std::collections::BTreeMap;
 
@@ -42,6 +43,10 @@ impl Ledger {
     /// # Errors
     ///
     /// A refusal `insufficient_funds` if there is not enough.
+    ///
+    /// # Panics
+    ///
+    /// If nobody opened this account; so do all that name one.
     pub fn hold(&mut self, account: &str, amount: i64) -> Result<(), Refusal> {
         let account = self.account(account);
         account.spend(amount)?;
@@ -67,6 +72,7 @@ impl Ledger {
     ///
     /// A refusal `not_held` if less was.
     pub fn capture(&mut self, from: &str, to: &str, amount: i64) -> Result<(), Refusal> {
+        let _opened = self.account(to);
         self.account(from).let_go(amount)?;
         self.account(to).balance += amount;
         Ok(())
@@ -78,15 +84,22 @@ impl Ledger {
     ///
     /// A refusal `insufficient_funds` if there is not enough.
     pub fn transfer(&mut self, from: &str, to: &str, amount: i64) -> Result<(), Refusal> {
+        let _opened = self.account(to);
         self.account(from).spend(amount)?;
         self.account(to).balance += amount;
         Ok(())
     }
 
-    /// What an account has; nothing, if nobody opened it.
+    /// What an account has.
+    ///
+    /// # Panics
+    ///
+    /// If nobody opened it.
     #[must_use]
+    #[track_caller]
     pub fn of(&self, account: &str) -> Account {
-        self.accounts.get(account).copied().unwrap_or_default()
+        let found = self.accounts.get(account).copied();
+        found.unwrap_or_else(|| panic!("{}", self.unopened(account)))
     }
 
     /// All there is, free or set aside.
@@ -96,8 +109,20 @@ impl Ledger {
         accounts.map(|account| account.balance + account.held).sum()
     }
 
+    #[track_caller]
     fn account(&mut self, name: &str) -> &mut Account {
+        if !self.accounts.contains_key(name) {
+            panic!("{}", self.unopened(name))
+        }
         self.accounts.entry(name.to_owned()).or_default()
+    }
+
+    fn unopened(&self, name: &str) -> String {
+        let known: Vec<_> = self.accounts.keys().map(String::as_str).collect();
+        format!(
+            "there is no account {name:?}; there are {}",
+            known.join(", ")
+        )
     }
 }
 
@@ -126,7 +151,10 @@ mod tests {
 
     #[test]
     fn money_moves_and_is_neither_made_nor_lost() {
-        let mut ledger = Ledger::new().with("ada", 100).with("shop", 1);
+        let mut ledger = Ledger::new()
+            .with("ada", 100)
+            .with("shop", 1)
+            .with("bob", 0);
         let before = ledger.clone();
         ledger.hold("ada", 80).unwrap();
         assert_eq!(
@@ -152,5 +180,12 @@ mod tests {
         );
         assert_eq!(ledger.of("bob").balance, 51);
         assert_eq!(ledger.total(), 101);
+    }
+
+    #[test]
+    #[should_panic(expected = "there is no account \"adda\"; there are ada, shop")]
+    fn an_account_that_nobody_opened_is_misspelt() {
+        let mut ledger = Ledger::new().with("ada", 100).with("shop", 1);
+        let _never = ledger.hold("adda", 0);
     }
 }

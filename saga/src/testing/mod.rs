@@ -19,11 +19,16 @@
 
 mod ledger;
 
+mod closures;
 mod given;
 mod timeline;
 
+mod books;
 mod course;
 mod lawful;
+mod lengths;
+
+mod claims;
 mod participants;
 
 mod moves;
@@ -37,6 +42,7 @@ mod script;
 mod trials;
 
 mod explore;
+mod undisturbed;
 mod wander;
 
 mod fault;

@@ -98,6 +98,20 @@ pub(crate) enum Move {
     Person(What),
 }
 
+impl Move {
+    /// Whether nothing goes wrong by it: no fault, no person, and nobody's time is up for good.
+    pub(crate) fn is_harmless(&self) -> bool {
+        match self {
+            Self::Command { will, fate, .. } => *will == Will::Succeed && *fate == Fate::Arrives,
+            Self::Finish { will, .. } => *will == Will::Succeed,
+            Self::Reply { fate, .. } => *fate == Fate::Arrives,
+            Self::Timer { step, .. } => !step.is_empty(),
+            Self::Lock { granted, .. } => *granted,
+            Self::Person(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Move {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let will = |will: &Will| match will {

@@ -11,6 +11,7 @@ use crate::{
     event::Answer,
     operation::Phase,
     testing::{
+        closures::watched,
         course::{Stopped, broken},
         given::Given,
         ledger::Ledger,
@@ -172,7 +173,7 @@ impl Participants {
                 "refused",
                 format!("{} was refused", place.step),
             )),
-            Will::Succeed => work(given, ledger, place, payload),
+            Will::Succeed => work(given, ledger, place, payload)?,
         };
         let row = self.row(place);
         let acted = match refused {
@@ -205,7 +206,7 @@ impl Participants {
         let undone = match row.undone {
             Some(undone) => undone,
             None if took_effect => {
-                if let Err(refusal) = work(given, ledger, place, payload) {
+                if let Err(refusal) = work(given, ledger, place, payload)? {
                     return broken(format!(
                         "the participant refused to undo {}, and a compensation must not be refused: {} ({})",
                         place.step, refusal.message, refusal.code
@@ -243,7 +244,7 @@ impl Participants {
                 .perform(given, ledger, place, payload, will)
                 .map(Carried::Answered);
         }
-        let _refusals_pass_unnoticed = work(given, ledger, place, payload);
+        let _refusals_pass_unnoticed = work(given, ledger, place, payload)?;
         self.row(place).undos += 1;
         Ok(Carried::Answered(Answer::Compensated))
     }
@@ -255,15 +256,22 @@ impl Participants {
     }
 }
 
-fn work(given: &Given, ledger: &mut Ledger, place: &Place, payload: &[u8]) -> Result<(), Refusal> {
+fn work(
+    given: &Given,
+    ledger: &mut Ledger,
+    place: &Place,
+    payload: &[u8],
+) -> Result<Result<(), Refusal>, Stopped> {
     let Some(business) = given.business(&place.step, place.phase()) else {
-        return Ok(());
+        return Ok(Ok(()));
     };
     // As a savepoint: of a refusal nothing remains.
     let mut after = ledger.clone();
-    business(&mut after, payload)?;
-    *ledger = after;
-    Ok(())
+    let done = watched(|| business(&mut after, payload))?;
+    if done.is_ok() {
+        *ledger = after;
+    }
+    Ok(done)
 }
 
 fn answer(given: &Given, place: &Place, acted: &Acted) -> Answer {

@@ -6,16 +6,18 @@ use crate::{
     intervention::{OperationName, What},
     operation::Phase,
     testing::{
+        claims::Claimed,
         given::Given,
         moves::{Fate, Move, Place},
         participants::Will,
-        scene::Scene,
+        scene::{Scene, person},
     },
 };
 
 impl Scene {
     /// Everything that may happen next.
     pub(crate) fn moves(&self, given: &Given) -> Vec<Move> {
+        let given = given.version(self.course.instance.version);
         let mut moves = Vec::new();
         self.commands_move(&mut moves);
         self.replies_move(&mut moves);
@@ -35,13 +37,14 @@ impl Scene {
                 phase,
             }));
         }
-        for lock in self.course.instance.locks.iter().filter(|lock| !lock.held) {
-            let answers = match self.allowance.refusals {
-                0 => &[true][..],
-                _ => &[true, false],
+        for (resource, claimed) in self.claims.open() {
+            // Whoever waits has asked for no more than there is.
+            let answers = match self.allowance.refusals > 0 && claimed == Claimed::Asked {
+                true => &[true, false][..],
+                false => &[true],
             };
             moves.extend(answers.iter().map(|granted| Move::Lock {
-                resource: lock.resource.clone(),
+                resource: resource.to_owned(),
                 granted: *granted,
             }));
         }
@@ -132,7 +135,18 @@ impl Scene {
                     );
                 }
                 OperationName::Abandon => moves.push(Move::Person(What::Abandon {})),
-                OperationName::Migrate => {}
+                OperationName::Migrate => {
+                    if let Some(to) = given.next() {
+                        let wish = person(What::Migrate {
+                            to: to.plan.version,
+                        });
+                        let now = &self.course.instance;
+                        // Where the target does not fit, it is refused with the reason.
+                        if decide::migrate(&given.plan, &to.plan, now, &wish).is_ok() {
+                            moves.push(Move::Person(wish.what));
+                        }
+                    }
+                }
             }
         }
     }

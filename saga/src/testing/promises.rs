@@ -57,6 +57,7 @@ impl Scene {
     /// What holds at any time.
     pub(crate) fn promises(&self, given: &Given) -> Result<(), Stopped> {
         let now = &self.course.instance;
+        self.claims.promises(now)?;
         for (step, round, row) in self.participants.rows() {
             if row.effects > 1 {
                 return broken(format!(
@@ -78,7 +79,7 @@ impl Scene {
                 self.ledger.total()
             ));
         }
-        for step in &given.plan.steps {
+        for step in &given.version(now.version).plan.steps {
             let effects = self.participants.effects_left(&step.name);
             if effects > 1 {
                 return broken(format!("{} has {effects} effects at once", step.name));

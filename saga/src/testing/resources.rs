@@ -43,6 +43,13 @@ impl Resources {
     /// A saga claims units. What it is told at once; nothing if it has to wait.
     pub(crate) fn claim(&mut self, saga: Uuid, claim: &Claim) -> Option<LockAnswer> {
         let line = self.lines.entry(claim.resource.clone()).or_default();
+        // Claimed already: it is told how that stands.
+        if line.held.iter().any(|(holder, _)| *holder == saga) {
+            return Some(answer(&claim.resource, true));
+        }
+        if line.waiting.iter().any(|(waiting, _)| *waiting == saga) {
+            return None;
+        }
         line.capacity = claim.capacity;
         if claim.units > claim.capacity {
             return Some(answer(&claim.resource, false));
@@ -62,6 +69,15 @@ impl Resources {
             granted.extend(lucky.map(|saga| (saga, answer(resource, true))));
         }
         granted
+    }
+
+    /// A resource that a saga claims, and whether it holds it.
+    pub(crate) fn claimed_by(&self, saga: Uuid) -> Option<(&str, bool)> {
+        self.lines.iter().find_map(|(resource, line)| {
+            let held = line.held.iter().any(|(holder, _)| *holder == saga);
+            let claims = held || line.waiting.iter().any(|(waiting, _)| *waiting == saga);
+            claims.then_some((resource.as_str(), held))
+        })
     }
 
     /// A resource of which more is held than there is.

@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::{
     decide::{Command, Decision, Effect},
-    event::{Answer, Event, Input, LockAnswer, Reply},
+    event::{Answer, Event, Input, LockAnswer, Reply, Timer},
     intervention::{Intervention, What},
     testing::{
+        claims::{Claimed, Claims},
         course::{Course, Memory, Stopped, broken},
         given::Given,
         ledger::Ledger,
@@ -69,6 +70,7 @@ type Flying<T> = (u8, T);
 pub(crate) struct Scene {
     pub(crate) course: Rc<Course>,
     pub(crate) participants: Participants,
+    pub(crate) claims: Claims,
     pub(crate) ledger: Ledger,
     /// Commands and probes on their way.
     pub(crate) commands: BTreeMap<(Place, bool), Flying<Vec<u8>>>,
@@ -86,6 +88,7 @@ impl Scene {
         let mut scene = Self {
             course: Rc::new(course),
             participants: Participants::default(),
+            claims: Claims::default(),
             ledger: given.ledger.clone(),
             commands: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Scene {
             by_hand: BTreeSet::new(),
         };
         scene.send(&decision);
+        scene.claims.follow(None, &decision);
         Ok((scene, decision))
     }
 
@@ -103,11 +107,13 @@ impl Scene {
         next: &Move,
         told: Option<&mut Timeline>,
     ) -> Result<Option<Decision>, Stopped> {
-        let decision = self.remembering(given, next, &mut Memory::default())?;
+        let decided = self.remembering(given, next, &mut Memory::default());
         if let Some(told) = told {
             told.happened(next.to_string());
-            told.recorded(decision.as_ref().map_or(&[], |decision| &decision.events));
+            let decision = decided.as_ref().ok().and_then(Option::as_ref);
+            told.recorded(decision.map_or(&[], |decision| &decision.events));
         }
+        let decision = decided?;
         self.promises(given)?;
         Ok(decision.map(|decision| Decision::clone(&decision)))
     }
@@ -120,8 +126,17 @@ impl Scene {
         memory: &mut Memory,
     ) -> Result<Option<Rc<Decision>>, Stopped> {
         let before = self.undos();
+        let given = given.version(self.course.instance.version);
+        if !matches!(next, Move::Lock { .. }) {
+            self.claims.time_goes_on();
+        }
         let decision = match self.happens(given, next)? {
-            Some(input) => Some(memory.take(given, &mut self.course, &input)?),
+            Some(input) => {
+                let read = Rc::clone(&self.course);
+                let decision = memory.take(given, &mut self.course, &input)?;
+                self.claims.follow(Some(&read.instance), &decision);
+                Some(decision)
+            }
             None => None,
         };
         if let Some(decision) = &decision {
@@ -164,6 +179,7 @@ impl Scene {
             salt.hash(&mut hasher);
             self.course.mark.hash(&mut hasher);
             self.participants.hash(&mut hasher);
+            self.claims.hash(&mut hasher);
             self.ledger.hash(&mut hasher);
             self.allowance.hash(&mut hasher);
             self.by_hand.hash(&mut hasher);
@@ -256,10 +272,13 @@ impl Scene {
                 if !granted {
                     self.allowance.refusals = self.allowance.refusals.saturating_sub(1);
                 }
-                Ok(Some(Input::Lock(LockAnswer {
-                    resource: resource.clone(),
-                    granted: *granted,
-                })))
+                let resource = resource.clone();
+                let granted = *granted;
+                // Whoever stood in the line learns of it as of a moment that has come.
+                Ok(Some(match self.claims.settle(&resource, granted)? {
+                    Claimed::Waiting => Input::Timer(Timer::Lock { resource }),
+                    _ => Input::Lock(LockAnswer { resource, granted }),
+                }))
             }
             Move::Person(what) => {
                 self.allowance.interventions = self.allowance.interventions.saturating_sub(1);

@@ -29,10 +29,26 @@ impl Timeline {
         self.lines.push(format!("    {}", what.into()));
     }
 
-    /// The whole story, with where the saga stands now.
+    /// The story, cut to what somebody reads, with where the saga stands now.
     pub(crate) fn told(&self, now: &Instance) -> String {
-        format!("{}\nnow: {}", self.lines.join("\n"), standing(now))
+        format!("{}\nnow: {}", cut(&self.lines).join("\n"), standing(now))
     }
+}
+
+/// How many lines somebody reads: how it began, and how it came to its end.
+const BEGINNING: usize = 20;
+const END: usize = 60;
+
+/// The beginning and the end of something long.
+pub(crate) fn cut(lines: &[String]) -> Vec<String> {
+    let left_out = lines.len().saturating_sub(BEGINNING + END);
+    if left_out <= 1 {
+        return lines.to_vec();
+    }
+    let mut cut = lines[..BEGINNING].to_vec();
+    cut.push(format!("… {left_out} lines are left out …"));
+    cut.extend_from_slice(&lines[lines.len() - END..]);
+    cut
 }
 
 /// Where a saga stands, in one line.

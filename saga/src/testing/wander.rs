@@ -1,7 +1,8 @@
 //! Longer runs by seed: whatever may happen next happens, faults and persons included, with the
 //! definition's own budgets; then the faults stop, and the saga has to come to an end or to a person.
 //!
-//! A run that fails prints its seed and its script. `SAGA_SEED=n` runs that one alone; `SAGA_RUNS=n`
+//! A run that fails is played again without whatever is not needed for its failure, and prints its seed
+//! and the script that is left. `SAGA_SEED=n` runs that one alone; `SAGA_RUNS=n`
 //! runs as many.
 
 use std::{collections::BTreeMap, fmt};
@@ -15,6 +16,7 @@ use crate::testing::{
     random::Random,
     scene::{Allowance, Scene},
     timeline::Timeline,
+    undisturbed,
 };
 
 /// Moves with faults among them, of each run.
@@ -55,6 +57,9 @@ pub fn wander(given: &Given, seed: u64, runs: u64) -> Wandered {
         (None, wanted) => (seed, wanted.unwrap_or(runs)),
     };
     let mut wandered = Wandered::default();
+    if let Err(counterexample) = undisturbed::completes(given) {
+        panic!("{counterexample}")
+    }
     for seed in (0..runs).map(|run| seed.wrapping_add(run)) {
         match run(given, seed) {
             Ok((moves, ending)) => {
@@ -63,6 +68,7 @@ pub fn wander(given: &Given, seed: u64, runs: u64) -> Wandered {
                 *wandered.endings.entry(ending).or_default() += 1;
             }
             Err(counterexample) => {
+                let counterexample = shortened(given, counterexample);
                 panic!("seed {seed} (run it alone with SAGA_SEED={seed}): {counterexample}")
             }
         }
@@ -74,12 +80,65 @@ pub fn wander(given: &Given, seed: u64, runs: u64) -> Wandered {
     wandered
 }
 
+/// How often a failed run is played again at most.
+const REPLAYS: usize = 400;
+
+/// The same broken promise by fewer moves: ever smaller parts of the script are left out, as long as
+/// the same breaks.
+fn shortened(given: &Given, mut shortest: Box<Counterexample>) -> Box<Counterexample> {
+    let mut left = REPLAYS;
+    let mut part = shortest.script.lines().count().div_ceil(2);
+    while part > 0 {
+        let mut at = 0;
+        let mut shorter = false;
+        while at < shortest.script.lines().count() && left > 0 {
+            left -= 1;
+            let lines = shortest.script.lines().enumerate();
+            let lines = lines.filter(|(line, _)| !(at..at + part).contains(line));
+            let lines: Vec<&str> = lines.map(|(_, line)| line).collect();
+            match replayed(given, &lines).filter(|found| found.broken == shortest.broken) {
+                Some(found) => {
+                    shortest = found;
+                    shorter = true;
+                }
+                None => at += part,
+            }
+        }
+        if !shorter || left == 0 {
+            part /= 2;
+        }
+    }
+    shortest
+}
+
+/// Plays those of the moves that are possible.
+fn replayed(given: &Given, lines: &[&str]) -> Option<Box<Counterexample>> {
+    let mut told = Timeline::default();
+    let (mut scene, decision) = Scene::begin(given, Allowance::ANYTHING).ok()?;
+    told.happened("the saga starts");
+    told.recorded(&decision.events);
+    let mut played = Vec::new();
+    for line in lines {
+        scene.allowance = Allowance::ANYTHING;
+        let possible = scene.moves(given).into_iter();
+        let Some(next) = possible.into_iter().find(|next| next.to_string() == *line) else {
+            continue;
+        };
+        played.push(next.clone());
+        if let Err(stopped) = scene.play(given, &next, Some(&mut told)) {
+            return Some(told_until(stopped, &played, Some(&scene), &told));
+        }
+    }
+    None
+}
+
 fn run(given: &Given, seed: u64) -> Result<(usize, String), Box<Counterexample>> {
     let mut random = Random::seeded(seed);
     let mut told = Timeline::default();
     let mut played = Vec::new();
     let begun = Scene::begin(given, Allowance::ANYTHING);
     let (mut scene, decision) = begun.map_err(|s| told_until(s, &[], None, &told))?;
+    told.happened("the saga starts");
     told.recorded(&decision.events);
     for number in 0..TROUBLED + ENDLESS {
         scene.allowance = match number < TROUBLED {

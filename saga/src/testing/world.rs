@@ -17,6 +17,7 @@ use crate::{
     intervention::What,
     operation::Phase,
     testing::{
+        claims::{gives_back, still_claims},
         course::{Course, Stopped, broken, key},
         fault::Fault,
         given::Given,
@@ -84,9 +85,10 @@ enum Due {
         saga: Uuid,
         timer: Timer,
     },
+    /// A claim is settled: at once, or when somebody else gave up theirs.
     Lock {
         saga: Uuid,
-        answer: LockAnswer,
+        input: Input,
     },
 }
 
@@ -191,7 +193,7 @@ impl World {
             helped: 0,
         };
         self.sagas.insert(id, life);
-        self.carry_out(id, &decision);
+        self.carry_out(id, gives_back(None), &decision);
         id
     }
 
@@ -247,7 +249,7 @@ impl World {
                     self.hears(saga, &Input::Timer(timer))?;
                 }
             }
-            Due::Lock { saga, answer } => self.hears(saga, &Input::Lock(answer))?,
+            Due::Lock { saga, input } => self.hears(saga, &input)?,
         }
         if self.ledger.total() != self.total {
             let now = self.ledger.total();
@@ -269,13 +271,14 @@ impl World {
         };
         life.told
             .happened(format!("{:?}: {}", self.now, input_line(input)));
+        let gives_back = gives_back(Some(&life.course.instance));
         let decision = life.course.take(&life.given, input)?;
         life.told.recorded(&decision.events);
-        self.carry_out(saga, &decision);
+        self.carry_out(saga, gives_back, &decision);
         self.promises(saga)
     }
 
-    fn carry_out(&mut self, saga: Uuid, decision: &Decision) {
+    fn carry_out(&mut self, saga: Uuid, gives_back: bool, decision: &Decision) {
         for effect in &decision.effects {
             match effect {
                 Effect::Send(command) => self.sent(command),
@@ -286,16 +289,21 @@ impl World {
                 Effect::Acquire(claims) => {
                     for claim in claims {
                         if let Some(answer) = self.resources.claim(saga, claim) {
-                            self.plan(Duration::ZERO, Due::Lock { saga, answer });
+                            let input = Input::Lock(answer);
+                            self.plan(Duration::ZERO, Due::Lock { saga, input });
                         }
                     }
                 }
-                Effect::Ended(_) => {
-                    for (saga, answer) in self.resources.release(saga) {
-                        self.plan(Duration::ZERO, Due::Lock { saga, answer });
+                Effect::Ended(_) if gives_back => {
+                    for (saga, LockAnswer { resource, .. }) in self.resources.release(saga) {
+                        let input = Input::Timer(Timer::Lock { resource });
+                        self.plan(Duration::ZERO, Due::Lock { saga, input });
                     }
                 }
-                Effect::ClearTimer { .. } | Effect::StepSettled { .. } | Effect::Parked { .. } => {}
+                Effect::Ended(_)
+                | Effect::ClearTimer { .. }
+                | Effect::StepSettled { .. }
+                | Effect::Parked { .. } => {}
             }
         }
     }
@@ -441,6 +449,11 @@ impl World {
             }
         }
         let now = &life.course.instance;
+        if now.status.is_terminal()
+            && let Some((resource, held)) = self.resources.claimed_by(saga)
+        {
+            return still_claims(now, resource, held);
+        }
         for step in &now.steps {
             let effects = life.participants.effects_left(&step.name);
             let wanted = match now.status {

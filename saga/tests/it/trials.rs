@@ -13,6 +13,8 @@ use crate::support::{
     make_due, sent, start,
 };
 
+mod clocked;
+
 /// How long a step may take, and how long it is waited for at most before it is tried again.
 const WAIT: Duration = Duration::from_secs(3600);
 /// For all of them on a busy machine.

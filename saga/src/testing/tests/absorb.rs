@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use outbox::Payload;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -133,6 +134,7 @@ impl Shape {
     fn given(&self, version: i32) -> Given {
         let definition = self.definition(version);
         let given = Given::new(&definition, &data(false));
+        let given = given.listens("commands", [Do::KIND, Undo::KIND]);
         let names = given.plan.steps.iter().map(|step| step.name.clone());
         let names: Vec<_> = names.collect();
         names

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use outbox::Payload;
+
 use super::sagas::*;
 use crate::{
     decide::{Decision, Effect, decide},
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// What a trial says when it fails; none if it passes.
-fn complaint(trial: impl FnOnce()) -> Option<String> {
+pub(super) fn complaint(trial: impl FnOnce()) -> Option<String> {
     let panic = catch_unwind(AssertUnwindSafe(trial)).err()?;
     let text = panic.downcast::<String>().map(|text| *text);
     Some(text.unwrap_or_else(|_| "a panic without words".to_owned()))
@@ -36,21 +38,21 @@ fn fails(with: &str, trial: impl FnOnce()) {
     );
 }
 
-fn sound() -> Given {
+pub(super) fn sound() -> Given {
     small_given(&small())
 }
 
 /// With money enough to pay for everything twice.
 fn rich() -> Given {
-    sound().ledger(Ledger::new().with("ada", 1_000))
+    sound().ledger(Ledger::new().with("ada", 1_000).with("agency", 0))
 }
 
-fn careless() -> Given {
+pub(super) fn careless() -> Given {
     rich().without_barrier()
 }
 
 /// Decisions with one thing wrong.
-fn decided(
+pub(super) fn decided(
     wrong: impl Fn(&Instance, &Input, Decision) -> Decision + Send + Sync + 'static,
 ) -> Given {
     sound().decided_by(move |plan: &Plan, instance: &Instance, input: &Input| {
@@ -59,7 +61,7 @@ fn decided(
 }
 
 /// The same, recorded and sent differently: what is left out of both is never noticed by itself.
-fn without(events: fn(&Event) -> bool, effects: fn(&Effect) -> bool) -> Given {
+pub(super) fn without(events: fn(&Event) -> bool, effects: fn(&Effect) -> bool) -> Given {
     decided(move |_, _, mut decision| {
         decision.events.retain(|event| !events(event));
         decision.effects.retain(|effect| !effects(effect));
@@ -87,7 +89,7 @@ fn a_participant_without_a_barrier_fails_where_something_is_repeated() {
     });
     fails("seed", || drop(wander(&careless(), 1, 100)));
     fails("seed", || {
-        let mut world = World::new(1, Ledger::new().with("ada", 1_000)).faults(300);
+        let mut world = World::new(1, careless().ledger).faults(300);
         let given = Arc::new(careless());
         for _ in 0..10 {
             world.start(&given);
@@ -188,6 +190,7 @@ fn data_that_is_not_read_back_as_it_was_written_is_noticed() {
         .unwrap();
     let given = Given::new(&definition, &Forgetful { flight: None });
     let given = given.reply("flight", &Done { number: 7 });
+    let given = given.listens("flights", [Do::KIND, Undo::KIND]);
     fails("loses something", || drop(fails_at_each_step(&given)));
 }
 
@@ -195,6 +198,7 @@ fn data_that_is_not_read_back_as_it_was_written_is_noticed() {
 fn a_reply_that_nobody_told_the_trial_is_asked_for() {
     let definition = small();
     let given = Given::new(&definition, &data(false));
+    let given = given.listens("flight.commands", [Do::KIND]);
     fails("add `.reply(\"flight\", &…)`", || {
         drop(fails_at_each_step(&given))
     });
@@ -236,6 +240,10 @@ fn a_compensation_that_is_never_sent_is_noticed() {
                     round: 1,
                 });
                 decision.events.push(Event::Compensated);
+                decision.effects.push(Effect::StepSettled {
+                    step: "flight".to_owned(),
+                    status: StepStatus::NullCompensated,
+                });
                 decision
                     .effects
                     .push(Effect::Ended(crate::Status::Compensated));

@@ -2,6 +2,7 @@
 
 mod absorb;
 mod broken;
+mod mistakes;
 mod sagas;
 mod scripts;
 mod sound;

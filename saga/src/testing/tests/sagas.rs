@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outbox::Payload;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,7 +30,7 @@ macro_rules! payload {
         pub(super) struct $name {
             pub(super) number: u32,
         }
-        impl outbox::Payload for $name {
+        impl Payload for $name {
             const KIND: &'static str = $kind;
         }
     };
@@ -43,7 +44,7 @@ payload!(Undo, "undo.v1");
 pub(super) struct Money {
     pub(super) amount: i64,
 }
-impl outbox::Payload for Money {
+impl Payload for Money {
     const KIND: &'static str = "money.v1";
 }
 
@@ -135,6 +136,11 @@ pub(super) fn with_business(given: Given, who: &str) -> Given {
         .reply("visa", &Done { number: 4 })
         .reply("pay", &Done { number: 5 })
         .reply("tickets", &Done { number: 6 })
+        .listens("money.commands", [Money::KIND])
+        .listens("flight.commands", [Do::KIND, Undo::KIND])
+        .listens("hotel.commands", [Do::KIND, Undo::KIND])
+        .listens("visa.commands", [Do::KIND, Undo::KIND])
+        .listens("tickets.commands", [Do::KIND])
         .ledger(Ledger::new().with(who, 100).with("agency", 0))
         .does("hold", move |ledger, money: Money| {
             ledger.hold(&a, money.amount)
@@ -167,6 +173,9 @@ pub(super) fn small_given(definition: &Definition<Trip>) -> Given {
         .reply("flight", &Done { number: 2 })
         .reply("pay", &Done { number: 5 })
         .reply("tickets", &Done { number: 6 })
+        .listens("flight.commands", [Do::KIND, Undo::KIND])
+        .listens("pay.commands", [Do::KIND])
+        .listens("tickets.commands", [Do::KIND])
         .ledger(Ledger::new().with("ada", 100).with("agency", 0))
         .does("flight", |ledger: &mut Ledger, _: Do| {
             ledger.hold("ada", 80)

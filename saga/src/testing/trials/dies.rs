@@ -7,7 +7,7 @@
 use crate::{
     decide::{Decision, Effect},
     event::{Event, Input},
-    instance::Instance,
+    instance::{Instance, Status},
     testing::{
         given::Given,
         moves::Move,
@@ -35,6 +35,9 @@ pub fn dies_after_each_commit(given: &Given) -> Tried {
         let base = Played::to_rest(given, "nobody dies", |scene: &_, moves: &[_]| {
             way.next(scene, moves)
         });
+        if matches!(way, Way::Whole) {
+            base.expect(Status::Completed);
+        }
         tried.note(&base);
         let commits = base.decisions.len();
         for deadly in (0..commits).map(Some).chain([None]) {
@@ -119,8 +122,8 @@ fn heard(scene: &Scene, next: &Move) -> Option<Input> {
 #[track_caller]
 fn decided_again(given: &Given, played: &mut Played, input: &Input) {
     let stored = stored(played);
-    let again = given.decide(&stored, input).ok();
-    let first = given.decide(played.now(), input).ok();
+    let decided = |now: &Instance| given.decide(now, input).ok().and_then(Result::ok);
+    let (again, first) = (decided(&stored), decided(played.now()));
     if again != first {
         played.fail("another decision is made from what is stored");
     }

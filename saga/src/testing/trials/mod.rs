@@ -20,6 +20,7 @@ pub use repeats::repeats_each_step;
 pub use times_out::times_out_at_each_step;
 
 use play::Played;
+pub(crate) use play::usual;
 
 /// What a trial tried.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -102,10 +102,7 @@ impl Played {
                 self.decisions.push((self.moves.len() - 1, decision));
             }
             Ok(None) => {}
-            Err(stopped) => {
-                self.told.happened(next.to_string());
-                self.fail(stopped.reason())
-            }
+            Err(stopped) => self.fail(stopped.reason()),
         }
     }
 

@@ -1,13 +1,16 @@
 //! Each command and each reply comes twice, and three times: at once, and long after.
 
-use crate::testing::{
-    given::Given,
-    moves::{Fate, Move},
-    participants::Will,
-    scene::Scene,
-    trials::{
-        Tried,
-        play::{Played, nothing, refuse, usual},
+use crate::{
+    instance::Status,
+    testing::{
+        given::Given,
+        moves::{Fate, Move},
+        participants::Will,
+        scene::Scene,
+        trials::{
+            Tried,
+            play::{Played, nothing, refuse, usual},
+        },
     },
 };
 
@@ -29,6 +32,9 @@ pub fn repeats_each_step(given: &Given) -> Tried {
                 refuse(step, moves)
             }),
         };
+        if refused.is_none() {
+            base.expect(Status::Completed);
+        }
         tried.note(&base);
         let messages = base.moves.iter().enumerate();
         let messages = messages.filter(|(_, next)| again(next).is_some());
