@@ -82,7 +82,8 @@ async fn a_migration_may_take_longer_than_a_statement_of_its_service() {
 #[tokio::test]
 async fn a_migration_that_is_wrong_fails_at_once() {
     let (_database, pool) = busy("migrating_wrong").await;
-    let wrong = run_migrations(&pool, &migrator("alter table nowhere add column x int"));
+    let migrator = migrator("alter table nowhere add column x int");
+    let wrong = run_migrations(&pool, &migrator);
     let error = tokio::time::timeout(SOON, wrong)
         .await
         .unwrap()

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use chassis::database;
-use outbox::service::check_schema;
+use outbox::{
+    broker::{Broker, Kafka},
+    service::check_schema,
+};
 use sqlx::{Executor, PgPool};
-use testbed::{Database, free_port};
+use testbed::{Database, free_port, until};
 use tokio_util::sync::CancellationToken;
 
 async fn said(pool: &PgPool) -> Result<bool, String> {
-    let checked = check_schema(pool, &[&outbox::MIGRATOR], &CancellationToken::new());
+    let (schemas, shutdown) = ([&outbox::MIGRATOR], CancellationToken::new());
+    let checked = check_schema(pool, &schemas, &shutdown);
     let checked = tokio::time::timeout(Duration::from_secs(60), checked).await;
     checked.expect("an end").map_err(|error| error.to_string())
 }
@@ -65,10 +69,23 @@ async fn a_database_that_is_away_is_waited_for() {
     let url = format!("postgres://nobody@127.0.0.1:{}/nothing", free_port());
     let pool = database::pool(&url.parse().unwrap(), 1, "starting-test");
     let shutdown = CancellationToken::new();
-    let checked = check_schema(&pool, &[&outbox::MIGRATOR], &shutdown);
+    let schemas = [&outbox::MIGRATOR];
+    let checked = check_schema(&pool, &schemas, &shutdown);
     let mut checked = std::pin::pin!(checked);
     let waited = tokio::time::timeout(Duration::from_secs(2), &mut checked).await;
     assert!(waited.is_err(), "it ended: {waited:?}");
     shutdown.cancel();
     assert!(!checked.await.unwrap());
+}
+
+/// About a name that no topic may have: the answer is as short as an answer can be, whatever the cluster holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_probed_without_a_topic() {
+    let there = Kafka::new(testbed::kafka().await.bootstrap()).unwrap();
+    let answered = until(Duration::from_secs(30), "the broker to answer", async || {
+        there.ping().await.ok()
+    });
+    answered.await;
+    let away = Kafka::new(format!("127.0.0.1:{}", free_port())).unwrap();
+    assert!(away.ping().await.is_err());
 }
