@@ -82,9 +82,11 @@ async fn a_database_that_is_away_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_is_probed_without_a_topic() {
     let there = Kafka::new(testbed::kafka().await.bootstrap()).unwrap();
-    let answered = until(Duration::from_secs(30), "the broker to answer", async || {
-        there.ping().await.ok()
-    });
+    let answered = until(
+        Duration::from_secs(30),
+        "the broker to answer",
+        async || there.ping().await.ok(),
+    );
     answered.await;
     let away = Kafka::new(format!("127.0.0.1:{}", free_port())).unwrap();
     assert!(away.ping().await.is_err());

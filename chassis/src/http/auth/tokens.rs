@@ -147,7 +147,10 @@ fn parse_line(line: &str) -> Result<Entry, String> {
         _ => return Err("must be `name role sha256:<hex> [expires <RFC 3339>]`".to_owned()),
     };
     if !is_name_of_a_token(name) {
-        return Err("the name must have 1 to 200 bytes, no control characters, and not begin with jwt:".to_owned());
+        return Err(
+            "the name must have 1 to 200 bytes, no control characters, and not begin with jwt:"
+                .to_owned(),
+        );
     }
     let role = role.parse().map_err(|error| format!("the role {error}"))?;
     let digest = hash.strip_prefix(HASH).and_then(unhex);
