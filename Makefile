@@ -20,7 +20,9 @@ help: ## list the targets
 
 demo: ## the shop in one process, four orders told as they happen; ONCE=1 ends by itself
 	$(call first_build,about 400 crates in five minutes)
-	@cargo run --package demo $(FEATURES) -- $(if $(ONCE),--once)
+	@# With the workspace's features, so that `make test` need not build everything again.
+	@cargo build --workspace --bin demo $(FEATURES)
+	@target/debug/demo $(if $(ONCE),--once)
 
 up: ## Postgres, Kafka, four relays, four services and the gateway in the background; TWO=1 with two order-services
 	@$(TOOLS) kafka gateway

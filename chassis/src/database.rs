@@ -198,16 +198,22 @@ pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("select 1").execute(pool).await.map(|_| ())
 }
 
-/// Whether the same request may succeed later, because the database is away, full, busy or giving up: what
-/// is answered 503. By SQLSTATE classes; `outbox::fault` says more finely whose fault a state is, and a test
-/// holds the two against each other.
+/// SQL states after which the same may succeed, by their first letters: connection, a transaction's or session's
+/// state, log-in, no such database, rolled back, resources, not in the needed state, stopped by an operator or a
+/// timeout, system, snapshot too old, internal. `outbox::fault` says more finely whose fault a state is;
+/// e2e/tests/it/faults_agree.rs holds the two against each other.
+const PASSING: [&str; 17] = [
+    "08", "25001", "25006", "25P01", "25P03", "25P04", "26000", "28", "3D", "40", "42P05", "53",
+    "55", "57", "58", "72", "XX",
+];
+
+/// Whether the same request may succeed later: what is answered 503.
 #[must_use]
 pub fn is_outage(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "25006", "28", "3D", "40", "53", "55", "57", "58"]
-                .iter()
-                .any(|class| code.starts_with(class))
+            let stale_plan = code == "0A000" && error.message().contains("cached plan");
+            stale_plan || PASSING.iter().any(|class| code.starts_with(class))
         }),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

@@ -1,7 +1,5 @@
 //! What every command on a database takes, and what its failures mean.
 
-use std::fmt;
-
 use anyhow::{Error, Result};
 use chassis::config::DatabaseUrl;
 use sqlx::PgPool;
@@ -39,24 +37,6 @@ pub(crate) struct Author {
     /// Who asks; noted with the request.
     #[arg(long, env = "USER", default_value = "recompense", value_name = "NAME")]
     pub(crate) by: String,
-}
-
-/// Arguments that make no sense together. The program exits with 2, as after one that is wrong alone.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
-
-impl Usage {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
 }
 
 /// Says what to do about the failures that everybody meets. `roles` may do what was tried.

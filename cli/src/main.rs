@@ -16,13 +16,14 @@ mod sides;
 mod sse;
 mod token;
 mod top;
+mod usage;
 mod wait;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{arguments::Usage, wait::TimedOut};
+use crate::{usage::Usage, wait::TimedOut};
 
 /// Works on the databases of services built with Recompense.
 #[derive(Debug, Parser)]

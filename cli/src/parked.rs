@@ -11,10 +11,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::{
-    arguments::{Author, Usage},
+    arguments::Author,
     print::{self, Facts, Table, age, confirm, size},
     progress::Progress,
     service::{Common, Failure, Query, Service, items, shown, text},
+    usage::Usage,
     wait::Wait,
 };
 

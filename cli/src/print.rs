@@ -12,8 +12,6 @@ use outbox::operator::Payload;
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr;
 
-use crate::arguments::Usage;
-
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -161,8 +159,7 @@ pub(crate) fn confirm(what: &str, yes: bool) -> Result<()> {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let text = format!("this would {what}; say --yes to do it, or --dry-run to look only");
-        return Err(Usage::new(text).into());
+        bail!("this would {what}; say --yes to do it, or --dry-run to look only");
     }
     eprint!("{what}? [y/N] ");
     let mut answer = String::new();

@@ -13,8 +13,8 @@ use reqwest::{
 use serde_json::Value;
 
 use crate::{
-    arguments::Usage,
     print::{self, Output, Table},
+    usage::Usage,
 };
 
 /// How long the service may take to answer.

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::{
-    arguments::{Author, Common, Usage},
+    arguments::{Author, Common},
     print::{self, Facts, Table, confirm},
     progress::Progress,
+    usage::Usage,
     wait::Wait,
 };
 

@@ -1,11 +1,12 @@
 //! What stands around every router.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, field};
 
-use crate::http::auth::{Auth, Door, admit};
+use crate::http::auth::{Auth, Caller, Door, admit};
 use crate::http::problem::Problem;
 use crate::http::reference::Described;
 use crate::names;
@@ -97,6 +98,9 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
     };
     let span = span(method, &route, request.headers());
     let is_api = request.uri().path().starts_with("/v1");
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let client = client.map(|ConnectInfo(address)| address.ip());
+    let forwarded_for = forwarded_for(request.headers());
     let place = places.try_acquire();
     let mut response = match place.is_ok() || ALWAYS.contains(&route.as_str()) {
         true => {
@@ -113,7 +117,19 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
     tell_browsers(response.headers_mut(), is_api);
     let status = response.status();
     span.record("http.response.status_code", status.as_u16());
-    span.in_scope(|| tracing::debug!(elapsed = ?started.elapsed(), %status, "answered"));
+    let caller = response.extensions().get::<Caller>();
+    let caller = caller.map(|caller| caller.name.as_str());
+    span.in_scope(|| {
+        let elapsed = started.elapsed();
+        // Probes come every second and tell nothing.
+        match ALWAYS.contains(&route.as_str()) {
+            true => tracing::debug!(?elapsed, %status, "answered"),
+            false => tracing::info!(
+                method, route, %status, ?elapsed, caller, client = client.map(field::display), forwarded_for,
+                "answered"
+            ),
+        }
+    });
     let labels = [
         ("method", method.to_owned()),
         ("route", route),
@@ -122,6 +138,12 @@ async fn watch(State(places): State<Arc<Semaphore>>, request: Request, next: Nex
     metrics::counter!(names::HTTP_REQUESTS, &labels).increment(1);
     metrics::histogram!(names::HTTP_REQUEST_DURATION, &labels).record(started.elapsed());
     response
+}
+
+/// Who came through a proxy, as the proxy says, or whoever pretends to be one.
+fn forwarded_for(headers: &HeaderMap) -> Option<String> {
+    let said = headers.get("x-forwarded-for")?.to_str().ok()?;
+    Some(said.chars().take(200).collect())
 }
 
 fn tell_browsers(headers: &mut HeaderMap, is_api: bool) {

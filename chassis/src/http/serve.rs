@@ -80,8 +80,10 @@ pub async fn serve(
         // Only makes small answers slower where it fails.
         let _ = connection.set_nodelay(true);
     });
-    let serving = axum::serve(listener, guard_described(described, auth))
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let router = guard_described(described, auth);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let serving =
+        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.map_err(Error::Serve),
         never = fresh.keep_fresh() => match never {},

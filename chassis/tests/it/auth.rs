@@ -562,7 +562,7 @@ fn half_of_what_jwts_need_is_a_missing_setting() {
     let all = [
         "--jwt-issuer=i",
         "--jwt-audience=a",
-        "--jwt-jwks=http://id.example/k",
+        "--jwt-jwks=https://id.example/k",
     ];
     assert!(parse(&all).is_ok());
     for missing in 0..all.len() {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::arguments::Usage;
+use crate::usage::Usage;
 
 /// Without a subcommand `migrate` is `migrate up`.
 #[derive(Debug, clap::Args)]

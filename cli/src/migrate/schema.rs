@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -11,7 +11,10 @@ use sqlx::{
     migrate::{Migration, Migrator},
 };
 
-use crate::migrate::table::{self, Applied};
+use crate::{
+    migrate::table::{self, Applied},
+    usage::Usage,
+};
 
 /// The schemas, each with one owner: a crate of the framework or a service of the shop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -209,7 +212,8 @@ pub(crate) async fn given_or_there(
         }
     }
     if there.is_empty() {
-        bail!("none of the schemas is in this database; say by --schema which are to be");
+        let wrong = "none of the schemas is in this database; say by --schema which are to be";
+        return Err(Usage::new(wrong).into());
     }
     Ok(there)
 }

@@ -8,13 +8,13 @@ use clap::ValueEnum;
 use sqlx::Connection;
 
 use crate::{
-    arguments::Usage,
     connect::connect,
     migrate::{
         schema::{Schema, State, given_or_there},
         table,
     },
     print,
+    usage::Usage,
 };
 
 /// Prints what `up` would run, with the lines that it would write into the histories, so that either can go

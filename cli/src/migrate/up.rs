@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use chassis::config::DatabaseUrl;
 
 use crate::{
-    arguments::Usage,
     connect::connect_with,
     migrate::schema::{Schema, Status},
     print::{self, Output},
+    usage::Usage,
 };
 
 /// What to migrate, and where.

@@ -165,8 +165,9 @@ pub(crate) fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
-    let ago = chassis::config::duration(text)
-        .map_err(|_| "must be a time such as 2026-01-31T12:00:00Z, or a duration such as 15m")?;
+    let ago = chassis::config::duration(text).map_err(|reason| {
+        format!("{reason}; a time such as 2026-01-31T12:00:00Z will do as well")
+    })?;
     let time = TimeDelta::from_std(ago)
         .ok()
         .and_then(|ago| Utc::now().checked_sub_signed(ago));

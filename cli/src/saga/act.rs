@@ -2,7 +2,7 @@
 //!
 //! Without `--yes` a person first sees what would be sent, and it is then done on what was seen.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -10,6 +10,7 @@ use crate::{
     arguments::Author,
     print::{self, confirm},
     service::{Common, Service, text},
+    usage::Usage,
     wait::Wait,
 };
 
@@ -106,7 +107,8 @@ pub(crate) async fn retry(of: RetryArguments) -> Result<()> {
 }
 
 pub(crate) async fn complete(of: CompleteArguments) -> Result<()> {
-    let reply: Value = serde_json::from_str(&of.reply).context("--reply is not JSON")?;
+    let reply: Value = serde_json::from_str(&of.reply)
+        .map_err(|error| Usage::new(format!("--reply is not JSON: {error}")))?;
     let what = json!({"operation": "complete_step", "step": of.step, "reply": reply});
     act(of.arguments, what).await
 }

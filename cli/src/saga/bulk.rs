@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    arguments::{Author, Usage},
+    arguments::Author,
     print::{self, Facts, Table, confirm},
     progress::Progress,
     saga::filters::Filters,
     service::{Common, Service, items, shown, text},
+    usage::Usage,
     wait::Wait,
 };
 

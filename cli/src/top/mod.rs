@@ -23,7 +23,6 @@ use tokio::{
 };
 
 use crate::{
-    arguments::Usage,
     print,
     service::{Common, Service},
     top::{
@@ -32,6 +31,7 @@ use crate::{
         rates::Rates,
         screen::{Key, Screen},
     },
+    usage::Usage,
 };
 
 /// A look may take this part of the time between two.

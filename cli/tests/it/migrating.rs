@@ -47,7 +47,7 @@ async fn the_size_of_the_ring_is_chosen_once() {
     .await;
     room.refuses(
         "migrate --schema saga --partition-bits 12",
-        1,
+        2,
         "--schema outbox",
     )
     .await;
@@ -91,7 +91,7 @@ async fn status_tells_what_is_applied_pending_changed_or_unknown() {
     let room = Room::empty("migrate_status").await;
     room.refuses(
         "migrate status",
-        1,
+        2,
         "none of the schemas is in this database",
     )
     .await;
@@ -101,7 +101,7 @@ async fn status_tells_what_is_applied_pending_changed_or_unknown() {
         assert_eq!((ran.status, &*ran.stderr), (Some(expected), ""), "{more}");
         ran.stdout
     };
-    let pending = status("--schema orders", 1).await;
+    let pending = status("--schema orders", 3).await;
     assert_eq!(column(&pending, "state"), ["pending"]);
     assert_eq!(column(&pending, "applied"), [""]);
 
@@ -133,7 +133,7 @@ async fn status_tells_what_is_applied_pending_changed_or_unknown() {
               insert into saga._sqlx_migrations values (99, 'from the future', now(), true, '', 0)",
     )
     .await;
-    let told = status("--output json", 1).await;
+    let told = status("--output json", 3).await;
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["up_to_date"], false);
     let migrations = told["migrations"].as_array().unwrap().iter();
@@ -147,7 +147,7 @@ async fn status_tells_what_is_applied_pending_changed_or_unknown() {
         wrong,
         ["outbox 2 changed", "saga 4 pending", "saga 99 unknown"]
     );
-    let text = status("--schema saga", 1).await;
+    let text = status("--schema saga", 3).await;
     assert_eq!(column(&text, "state").last().unwrap(), "unknown here");
     // What `up` refuses has no script either.
     room.refuses("migrate sql", 1, "migration 2 of schema outbox is changed")

@@ -23,10 +23,13 @@ async fn a_wrong_argument_is_named_and_exits_with_2() {
         ("outbox topics --refresh", "--kafka-brokers"),
         ("outbox topics --kafka-brokers nowhere", "must be host:port"),
         ("outbox doctor --kafka-brokers :9092", "must be host:port"),
-        ("outbox replay --since yesterday", "--since: must be a time"),
+        (
+            "outbox replay --since yesterday",
+            "a time such as 2026-01-31T12:00:00Z will do as well",
+        ),
         (
             "outbox replay --since 999999999999d",
-            "--since: is too long ago",
+            "--since: must be at most 36500d",
         ),
         ("outbox replay --since 1h --from-seq 3", "--from-seq"),
         ("outbox replay --from-seq abc", "--from-seq"),
@@ -193,4 +196,61 @@ async fn a_topic_that_nobody_uses_selects_nothing() {
     assert_eq!((&total["selected"], &total["done"]), (&0.into(), &0.into()));
     let plan = room.json("outbox replay --topic nowhere --dry-run").await;
     assert_eq!(plan["messages"], 0);
+}
+
+#[tokio::test]
+async fn who_has_closed_the_pipe_has_seen_enough() {
+    for arguments in [
+        vec!["--help"],
+        vec!["outbox", "replay", "--help"],
+        vec!["--version"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_recompense"));
+        command.args(&arguments).stdout(writer);
+        let ran = command.output().await.unwrap();
+        let complaint = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(0), "{arguments:?}: {complaint}");
+        assert_eq!(complaint, "", "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_has_one_name_everywhere_and_its_short_form() {
+    let room = Room::new("one_way").await;
+    for command in ["outbox parked", "inbox parked"] {
+        assert_eq!(
+            room.says(&format!("{command} list")).await,
+            room.says(&format!("{command} ls")).await
+        );
+    }
+    for command in ["saga", "saga bulk", "parked"] {
+        for name in ["list", "ls"] {
+            let help = room.says(&format!("{command} {name} --help")).await;
+            assert!(help.contains("list [OPTIONS]"), "{command} {name}: {help}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pause_and_its_end_have_their_reasons() {
+    let room = Room::new("reasons").await;
+    room.says("outbox pause --by ann --reason broken").await;
+    room.says("outbox resume --by bob --reason mended").await;
+    let acts: Vec<(String, String, Option<String>)> =
+        sqlx::query_as("select action, actor, reason from outbox.audit order by id")
+            .fetch_all(&room.pool)
+            .await
+            .unwrap();
+    let act = |action: &str, actor: &str, reason: &str| {
+        (action.to_owned(), actor.to_owned(), Some(reason.to_owned()))
+    };
+    assert_eq!(
+        acts,
+        [
+            act("relay.pause", "ann", "broken"),
+            act("relay.resume", "bob", "mended")
+        ]
+    );
 }

@@ -100,7 +100,7 @@ async fn a_person_tries_it_dry_does_it_and_is_told_why_it_cannot_be_done_again()
     let other = service.start().await;
     let complete = format!("complete {other} hold --reason byhand --yes --reply");
     let wrong = service.run(&format!("{complete} nonsense")).await;
-    wrong.is_refusal("complete", 1, "--reply is not JSON");
+    wrong.is_refusal("complete", 2, "--reply is not JSON");
     let done = service.says(&format!("{complete} {{}}")).await;
     assert!(done.contains("is completed"), "{done}");
 }

@@ -67,7 +67,16 @@ pub(crate) async fn log_in(
         // Nobody is asked here, so nobody has to say it.
         None => return Redirect::to(&next).into_response(),
         Some(Extension(auth)) if !auth.is_required() => return Redirect::to(&next).into_response(),
-        Some(Extension(auth)) => auth.authenticate(token).await.is_ok() && fits(token),
+        Some(Extension(auth)) => match auth.authenticate(token).await {
+            Ok(caller) => {
+                tracing::info!(caller = caller.name, role = %caller.role, "logged in");
+                fits(token)
+            }
+            Err(reason) => {
+                tracing::warn!(%reason, "a log-in was refused");
+                false
+            }
+        },
     };
     let why = match known {
         true if token.len() <= LONGEST => {

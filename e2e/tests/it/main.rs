@@ -22,6 +22,7 @@ mod scenarios;
 mod doors;
 
 mod faults;
+mod faults_agree;
 
 mod starting;
 

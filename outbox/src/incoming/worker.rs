@@ -204,7 +204,10 @@ impl<H: Handler> Worker<H> {
             };
             let place = batch.records.len();
             let sickness = sickness.map(Error::permanent).or_else(|| {
-                let checked = message.as_ref().ok().map(|message| self.handling.check(message));
+                let checked = message
+                    .as_ref()
+                    .ok()
+                    .map(|message| self.handling.check(message));
                 checked.and_then(Result::err)
             });
             let message = message.unwrap_or_else(|unreadable| {
@@ -244,7 +247,9 @@ impl<H: Handler> Worker<H> {
             };
             let verdict = handling.judge(&mut budget, &failed).await;
             if matches!(verdict, Some(Verdict::Sick(_)))
-                && self.is_kept(&batch.messages[part.start], failed.error()).await
+                && self
+                    .is_kept(&batch.messages[part.start], failed.error())
+                    .await
             {
                 handling.metrics.outcome("handled", 1);
                 return Some(Verdict::Settled);
@@ -269,7 +274,10 @@ impl<H: Handler> Worker<H> {
         let keeping = async {
             let mut session = Session::open(&handling.pool).await?;
             let mut tx = session.begin().await?;
-            if accept(&mut tx, &handling.name, &[message.id]).await?.is_empty() {
+            if accept(&mut tx, &handling.name, &[message.id])
+                .await?
+                .is_empty()
+            {
                 return Ok(false);
             }
             let kept = handling.keep_refused(&mut tx, message, error).await?;

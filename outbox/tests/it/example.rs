@@ -56,3 +56,34 @@ fn the_rust_of_the_readme_is_the_example() {
     }
     assert!(lines > 40, "{lines} lines of Rust in the README");
 }
+
+/// A kind has one payload: what SQL writes, the Rust beside it reads.
+#[tokio::test]
+async fn the_sql_of_the_readme_writes_what_its_rust_reads() {
+    let database = Database::fresh("readme_sql").await;
+    let pool = sqlx::PgPool::connect(&database.url).await.unwrap();
+    outbox::migrate(&pool).await.unwrap();
+    let run = async |sql: String| {
+        let ran = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await;
+        ran.unwrap();
+    };
+    run("create table orders (id uuid primary key, total bigint not null)".to_owned()).await;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(here.join("README.md")).unwrap();
+    for block in readme.split("```sql\n").skip(1) {
+        run(block.split("```").next().unwrap().to_owned()).await;
+    }
+    run("insert into orders values (gen_random_uuid(), 99)".to_owned()).await;
+    let written: Vec<(String, String, Vec<u8>)> =
+        sqlx::query_as("select key, kind, payload from outbox.log")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    assert_eq!(written.len(), 2);
+    for (key, kind, payload) in written {
+        assert_eq!(kind, "order.placed.v1");
+        let payload: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(payload["order_id"], key.as_str());
+        assert!(payload["total"].is_i64(), "{payload}");
+    }
+}

@@ -24,10 +24,10 @@ use crate::{
 /// ```
 /// # use saga::definition::{Definition, Step};
 /// # use serde::{Serialize, Deserialize};
-/// # #[derive(Serialize, Deserialize)] struct Trip { hotel: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Trip { id: u32, hotel: Option<u32> }
 /// # #[derive(Serialize, Deserialize)] struct Book {}
 /// # #[derive(Serialize, Deserialize)] struct Booked { id: u32 }
-/// # #[derive(Serialize, Deserialize)] struct Cancel { id: Option<u32> }
+/// # #[derive(Serialize, Deserialize)] struct Cancel { trip: u32 }
 /// # impl outbox::Payload for Book { const KIND: &'static str = "hotel.book.v1"; }
 /// # impl outbox::Payload for Booked { const KIND: &'static str = "hotel.booked.v1"; }
 /// # impl outbox::Payload for Cancel { const KIND: &'static str = "hotel.cancel.v1"; }
@@ -36,7 +36,7 @@ use crate::{
 ///         Step::new("book-hotel")
 ///             .command("hotel.commands", |_: &Trip| Book {})
 ///             .reply(|trip: &mut Trip, booked: Booked| trip.hotel = Some(booked.id))
-///             .compensation(|trip: &Trip| Cancel { id: trip.hotel }),
+///             .compensation(|trip: &Trip| Cancel { trip: trip.id }),
 ///     )
 ///     .build()?;
 /// # Ok::<(), saga::Error>(())

@@ -30,7 +30,6 @@ pub mod runner;
 mod answer;
 mod table;
 
-
 pub mod retention;
 
 pub use crate::wire::{COMMAND_EXPIRY, Refusal};

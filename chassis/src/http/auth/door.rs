@@ -54,7 +54,9 @@ pub(in crate::http) async fn admit(
     };
     let token = presented(&parts.headers).unwrap_or_default().to_owned();
     parts.extensions.insert(caller.clone());
-    let answer = next.run(Request::from_parts(parts, body)).await;
+    let mut answer = next.run(Request::from_parts(parts, body)).await;
+    // For the line that the log gets of it.
+    answer.extensions_mut().insert(caller.clone());
     match is_stream(&answer) {
         true => while_known(answer, door.auth.clone(), token, caller),
         false => answer,

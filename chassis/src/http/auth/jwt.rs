@@ -7,7 +7,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde_json::Value;
 
-use crate::http::auth::caller::{Caller, is_name};
+use crate::http::auth::caller::{Caller, name_by_jwt};
 use crate::http::auth::jwks::Jwks;
 use crate::http::auth::rejection::Rejection;
 use crate::http::auth::role::Role;
@@ -72,8 +72,8 @@ impl Jwt {
             _ => Rejection::Invalid,
         })?;
         let claims = claims.claims;
-        let name = claims["sub"].as_str().filter(|name| is_name(name));
-        let name = name.ok_or(Rejection::Invalid)?.to_owned();
+        let name = claims["sub"].as_str().and_then(name_by_jwt);
+        let name = name.ok_or(Rejection::Invalid)?;
         let role = highest(&claims[&self.role_claim]).ok_or(Rejection::NoRole)?;
         Ok(Caller { name, role })
     }

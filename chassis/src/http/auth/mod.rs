@@ -12,9 +12,10 @@
 //! **Promised**: a route that the API's description does not know is refused, and one that says
 //! nothing needs a viewer to look and an operator to change. Nothing is compared by a time that
 //! depends on how much of it is right. No token reaches a log, an answer or a metric.
-//! A file that changes is read again within seconds; one that cannot be read leaves what was known.
-//! **Not promised**: that a stream which has begun ends with the token that began it; that somebody
-//! who guesses is slowed down: tokens have 256 bits.
+//! A file that changes is read again within seconds; one that cannot be read leaves what was known. A stream
+//! that has begun ends within seven seconds when its token is not known any more. A token and a JWT never
+//! have the same name: the JWT's begins with `jwt:`.
+//! **Not promised**: that somebody who guesses is slowed down: tokens have 256 bits.
 //!
 //! **What if** the keys of a JWT's issuer cannot be fetched: those known go on counting for a day; after
 //! that, and before the first, JWTs are answered 503, and tokens of the file as ever.

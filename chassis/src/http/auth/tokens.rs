@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::http::auth::caller::{Caller, is_name};
+use crate::http::auth::caller::{Caller, is_name_of_a_token};
 use crate::http::auth::file::File;
 use crate::http::auth::rejection::Rejection;
 use crate::http::auth::role::Role;
@@ -37,7 +37,7 @@ pub struct Minted {
 /// # Errors
 /// A name that a line cannot hold, or an operating system that gives no randomness.
 pub fn mint(name: &str, role: Role, expires: Option<DateTime<Utc>>) -> Result<Minted, String> {
-    if !is_name(name) || name.contains(char::is_whitespace) || name.starts_with('#') {
+    if !is_name_of_a_token(name) || name.contains(char::is_whitespace) || name.starts_with('#') {
         return Err("a name has 1 to 200 bytes, no space, and does not begin with #".to_owned());
     }
     let mut bits = [0; 32];
@@ -146,8 +146,11 @@ fn parse_line(line: &str) -> Result<Entry, String> {
         [name, role, hash, "expires", expires] => (name, role, hash, Some(expires)),
         _ => return Err("must be `name role sha256:<hex> [expires <RFC 3339>]`".to_owned()),
     };
-    if !is_name(name) {
-        return Err("the name must have 1 to 200 bytes and no control characters".to_owned());
+    if !is_name_of_a_token(name) {
+        return Err(
+            "the name must have 1 to 200 bytes, no control characters, and not begin with jwt:"
+                .to_owned(),
+        );
     }
     let role = role.parse().map_err(|error| format!("the role {error}"))?;
     let digest = hash.strip_prefix(HASH).and_then(unhex);
@@ -185,6 +188,15 @@ mod tests {
             file: File::new(Path::new("nowhere")),
             entries: RwLock::new(parse(text).unwrap()),
         }
+    }
+
+    #[test]
+    fn no_token_has_the_name_of_a_jwts_bearer() {
+        let hash = "0".repeat(64);
+        assert!(parse(&format!("ann viewer sha256:{hash}")).is_ok());
+        let reason = parse(&format!("jwt:ann viewer sha256:{hash}")).unwrap_err();
+        assert!(reason.contains("jwt:"), "{reason}");
+        assert!(mint("jwt:ann", Role::Viewer, None).is_err());
     }
 
     #[test]

@@ -200,7 +200,11 @@ async fn edits_of_the_log_are_noticed() {
     let limits = &Limits::default();
     is_ok(pool, "log_edits", limits).await;
     // A row that is edited is another transaction's, which the log refuses by itself.
-    run(pool, "alter table outbox.log drop constraint log_xid_is_its_own").await;
+    run(
+        pool,
+        "alter table outbox.log drop constraint log_xid_is_its_own",
+    )
+    .await;
     let (change, table) = ("update", "outbox.log_0");
     // A session hands its counts in when it ends.
     let other = world.database.pool(1).await.unwrap();

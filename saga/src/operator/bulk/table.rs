@@ -388,7 +388,6 @@ pub(super) async fn list(pool: &PgPool, limit: i64) -> Result<Vec<Bulk>, Error> 
     Ok(rows.into_iter().map(Row::parse).collect())
 }
 
-
 /// Its sagas in order, after a position, of one result or of any.
 pub(super) async fn items(
     pool: &PgPool,
