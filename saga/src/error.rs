@@ -1,7 +1,6 @@
 //! What can go wrong with a saga. A refusal, a timeout, a duplicate are none of these: they are
 //! outcomes.
 
-use serde_json::error::Category;
 use uuid::Uuid;
 
 /// An error of this crate.

@@ -195,28 +195,56 @@ pub(crate) fn push_selection(sql: &mut QueryBuilder<Postgres>, selection: &Selec
         sql.push(" and business_key = ")
             .push_bind(business_key.clone());
     }
-    if let Some(prefix) = &selection.business_key_prefix {
-        sql.push(" and starts_with(business_key, ")
-            .push_bind(prefix.clone())
-            .push(")");
-    }
     if let Some((name, value)) = &selection.tag {
         // The second condition is the index's.
         sql.push(" and tags @> ")
             .push_bind(json!({ name: value }))
             .push(" and tags <> '{}'");
     }
+    if selection.is_open() {
+        sql.push(OPEN);
+    }
+    push_rest(sql, selection);
+}
+
+/// As [`push_selection`], of the rows of `saga.instance_group` whose sagas may be selected.
+pub(crate) fn push_group(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(definition) = &selection.definition {
+        sql.push(" and of_definition = ")
+            .push_bind(definition.clone());
+    }
+    if let Some(version) = selection.version {
+        sql.push(" and of_version = ").push_bind(version);
+    }
+    if let Some(status) = selection.status {
+        sql.push(" and of_status = ").push_bind(status.as_str());
+    }
+    if selection.is_open() {
+        sql.push(" and of_status in ('running', 'compensating', 'parked')");
+    }
+}
+
+/// As [`push_selection`], what a group of sagas and an index of keys or tags leave open.
+pub(crate) fn push_rest(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
+    if let Some(prefix) = &selection.business_key_prefix {
+        sql.push(" and starts_with(business_key, ")
+            .push_bind(prefix.clone())
+            .push(")");
+    }
     if let Some(waiting_for) = selection.waiting_for {
         sql.push(" and waiting_for = ")
             .push_bind(waiting_for.as_str());
-        sql.push(OPEN);
     }
     if let Some(stuck_for) = selection.stuck_for {
         sql.push(" and updated_at <= statement_timestamp() - make_interval(secs => ")
             .push_bind(stuck_for.as_secs_f64())
             .push(")");
-        sql.push(OPEN);
     }
+    push_started(sql, selection);
+}
+
+/// As [`push_selection`], when the sagas started.
+pub(crate) fn push_started(sql: &mut QueryBuilder<Postgres>, selection: &Selection) {
     if let Some(created_after) = selection.created_after {
         sql.push(" and created_at >= ").push_bind(created_after);
     }

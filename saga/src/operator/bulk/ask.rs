@@ -1,7 +1,5 @@
 //! Asking for a bulk operation, looking first, and stopping it.
 
-use std::time::Duration;
-
 use outbox::audit::{self, Author};
 use serde::Serialize;
 use serde_json::json;

@@ -2,8 +2,6 @@
 //!
 //! Whoever holds the row of a bulk operation has its turn: its items are touched by nobody else.
 
-use std::time::Duration;
-
 use sqlx::{PgExecutor, PgPool, PgTransaction, QueryBuilder};
 use uuid::Uuid;
 
