@@ -38,7 +38,6 @@ pub(crate) const CONNECTIONS: u32 = 10;
 /// What a coordinator is made of.
 pub(crate) struct Steering {
     pub(crate) coordinator: Coordinator,
-    pub(crate) topics: Topics,
     pub(crate) url: String,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) relay: outgoing::Config,
@@ -107,7 +106,6 @@ pub(crate) async fn run_if_asked(arguments: &Arguments) -> Result<bool> {
     let topics = Topics::new(variable(TOPICS)?, arguments.participants);
     let steering = Steering {
         coordinator: trip::coordinator(&topics, &Endings::default())?,
-        topics,
         url,
         // Known again when it comes back, or its partitions would wait for the dead one.
         broker: Arc::new(Kafka::new(&variable(BROKERS)?)?.member(Some("coordinator".to_owned()))),

@@ -96,7 +96,6 @@ impl Stage {
         let mut stage = Self::without_coordinator(world, arguments).await?;
         let steering = Steering {
             coordinator: stage.coordinator.clone(),
-            topics: Topics::new(&stage.name, arguments.participants),
             url: stage.url().to_owned(),
             broker: Arc::clone(&world.broker),
             relay: arguments.relay(),

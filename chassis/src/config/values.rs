@@ -155,7 +155,9 @@ const LONGEST: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 /// # Errors
 /// What is wrong, in one line, for anything else: no unit, a fraction, a sign, more than fits.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration such as 500ms, 2s, 5m, 1h or 7d");
+    // The text is not repeated: it may be a secret that was meant for another setting.
+    let wrong = || "must be a duration such as 500ms, 2s, 5m, 1h or 7d".to_owned();
+    let too_long = || "must be at most 36500d, a hundred years".to_owned();
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
@@ -167,9 +169,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "d" => 24 * 60 * 60 * 1000,
         _ => return Err(wrong()),
     };
-    let milliseconds = number.checked_mul(milliseconds_each).ok_or_else(wrong)?;
+    let milliseconds = number.checked_mul(milliseconds_each).ok_or_else(too_long)?;
     match Duration::from_millis(milliseconds) {
-        time if time > LONGEST => Err("must be at most 36500d, a hundred years".to_owned()),
+        time if time > LONGEST => Err(too_long()),
         time => Ok(time),
     }
 }
@@ -246,7 +248,7 @@ mod tests {
             "µs",
         ] {
             let reason = duration(text).unwrap_err();
-            assert!(reason.contains("is not a duration"), "{text}: {reason}");
+            assert!(reason.starts_with("must be "), "{text}: {reason}");
         }
     }
 

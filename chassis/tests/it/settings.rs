@@ -128,7 +128,7 @@ fn a_wrong_setting_is_named_in_one_line() {
         (
             "SHUTDOWN_TIMEOUT",
             "soon",
-            "error: wrong setting --shutdown-timeout (environment SHUTDOWN_TIMEOUT): `soon` is not a duration such as 500ms, 2s, 5m, 1h or 7d".to_owned(),
+            "error: wrong setting --shutdown-timeout (environment SHUTDOWN_TIMEOUT): must be a duration such as 500ms, 2s, 5m, 1h or 7d".to_owned(),
         ),
         (
             "LOG_FORMAT",

@@ -102,8 +102,9 @@ async fn status_tells_what_is_applied_pending_changed_or_unknown() {
         ran.stdout
     };
     let pending = status("--schema orders", 3).await;
-    assert_eq!(column(&pending, "state"), ["pending"]);
-    assert_eq!(column(&pending, "applied"), [""]);
+    let states = column(&pending, "state");
+    assert!(!states.is_empty() && states.iter().all(|state| state == "pending"));
+    assert!(column(&pending, "applied").iter().all(String::is_empty));
 
     room.says("migrate up --schema outbox --schema saga").await;
     let there = status("", 0).await;

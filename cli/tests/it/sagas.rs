@@ -41,7 +41,10 @@ async fn a_person_looks_at_sagas() {
         "{graph}"
     );
     let count = service.json("count --by waiting_for").await;
-    assert_eq!(count["groups"], json!([{"value": "reply", "count": 2}]));
+    assert_eq!(
+        count["groups"],
+        json!([{"value": "reply", "count": 2, "exact": true}])
+    );
     assert_eq!(column(&service.says("definitions").await, "open"), ["2"]);
     assert_eq!(
         service.json("anomalies --kind contradiction").await["items"],

@@ -21,6 +21,7 @@ POST /v1/orders [order-service]
   saga.start [order-service]
     create payments.commands [order-service] payment.authorize.v1
       process payments.commands [payment-service] payment.authorize.v1
+      saga.command [payment-service] authorize-payment action deferred
       saga.command [payment-service] authorize-payment action succeeded
         create orders.replies [payment-service] payment.authorized.v1
           process orders.replies [order-service] payment.authorized.v1
@@ -65,6 +66,7 @@ POST /v1/orders [order-service]
   saga.start [order-service]
     create payments.commands [order-service] payment.authorize.v1
       process payments.commands [payment-service] payment.authorize.v1
+      saga.command [payment-service] authorize-payment action deferred
       saga.command [payment-service] authorize-payment action succeeded
         create orders.replies [payment-service] payment.authorized.v1
           process orders.replies [order-service] payment.authorized.v1
@@ -101,12 +103,14 @@ POST /v1/orders [order-service]
   saga.start [order-service]
     create payments.commands [order-service] payment.authorize.v1
       process payments.commands [payment-service] payment.authorize.v1
+      saga.command [payment-service] authorize-payment action deferred
       saga.command [payment-service] authorize-payment action silent
       send payments.commands [relay]
     saga.timer [order-service] authorize-payment
     saga.timer [order-service] authorize-payment
       create payments.commands [order-service] payment.authorize.v1
         process payments.commands [payment-service] payment.authorize.v1
+        saga.command [payment-service] authorize-payment action deferred
         saga.command [payment-service] authorize-payment action silent
         send payments.commands [relay]
       saga.timer [order-service] authorize-payment

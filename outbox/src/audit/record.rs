@@ -79,7 +79,7 @@ pub async fn record_read(pool: &PgPool, author: Author, action: &'static str, su
     // A task: a reader who goes away leaves no transaction half begun.
     let recorded = tokio::spawn(async move {
         let mut connection = pool.acquire().await?;
-        record(&mut *connection, &author, action, &subject, json!({})).await
+        record(&mut connection, &author, action, &subject, json!({})).await
     });
     match recorded.await {
         Ok(Ok(())) => {}

@@ -25,6 +25,7 @@ mod replicas;
 mod retention;
 mod schema;
 mod sick;
+mod sick_rows;
 mod streams;
 mod support;
 mod timers;

@@ -62,18 +62,21 @@ impl From<RawItem> for Item {
 
 /// What a row's headers say. A writer that does not use enqueue may have put anything there: what is no
 /// text is shown as the JSON it is.
-fn shown(headers: Option<Value>) -> Headers {
+fn shown(headers: Option<String>) -> Headers {
     let text = |value: Value| match value {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    match headers {
-        None => Headers::new(),
-        Some(Value::Object(headers)) => {
+    let Some(headers) = headers else {
+        return Headers::new();
+    };
+    match serde_json::from_str(&headers) {
+        Ok(Value::Object(headers)) => {
             let headers = headers.into_iter();
             headers.map(|(name, value)| (name, text(value))).collect()
         }
-        Some(other) => Headers::from([(String::new(), other.to_string())]),
+        // A number may be larger than any that a program reads.
+        Ok(_) | Err(_) => Headers::from([(String::new(), headers)]),
     }
 }
 
@@ -113,7 +116,7 @@ pub(in crate::operator) async fn show(
 ) -> Result<Option<Parked>, Error> {
     let row = sqlx::query!(
         r#"select seq, class, topic, key, kind, message_id, parked_at, attempts, reason, replay_at,
-                  replay_by, overtaken_by, traceparent, headers,
+                  replay_by, overtaken_by, traceparent, headers::text as headers,
                   outbox.readable_time(created_at) as "created_at!",
                   octet_length(payload)::bigint as bytes,
                   case when $2 then payload end as payload,
