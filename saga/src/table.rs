@@ -766,7 +766,8 @@ pub(crate) async fn stop(
     let known = sqlx::query!(
         r#"with known as (
                select id, status, waiting_step, definition,
-                      greatest(seq, (select max(seq) from saga.event e where e.saga_id = i.id)) as seq
+                      -- What the history says counts, whatever number the row has.
+                      coalesce((select max(seq) from saga.event e where e.saga_id = i.id), 0) as seq
                from saga.instance i where id = $1 and ended_at is null for update),
            stopped as (
                update saga.instance i set

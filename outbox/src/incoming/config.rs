@@ -114,7 +114,8 @@ mod tests {
             config.check().map_err(|error| error.to_string())
         };
         assert_eq!(change(|_| {}), Ok(()));
-        let cases: [(&str, fn(&mut Config)); 8] = [
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 8] = [
             ("batch", |config| config.batch = 0),
             ("attempts", |config| config.attempts = 0),
             ("backoff", |config| config.backoff = Duration::ZERO),

@@ -167,7 +167,7 @@ impl<H: Handler> Worker<H> {
         let end = records.last()?.offset + 1;
         let mut batch = self.read(records);
         // In the order of the partition: the last is what is next.
-        let mut ranges = Vec::from([0..batch.records.len()]);
+        let mut ranges: Vec<Range<usize>> = std::iter::once(0..batch.records.len()).collect();
         while let Some(range) = ranges.pop() {
             if range.is_empty() {
                 continue;

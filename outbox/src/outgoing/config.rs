@@ -207,7 +207,8 @@ mod tests {
         for profile in Profile::ALL {
             assert_eq!(change(profile, |_| {}), Ok(()));
         }
-        let cases: [(&str, fn(&mut Config)); 11] = [
+        type Spoil = fn(&mut Config);
+        let cases: [(&str, Spoil); 11] = [
             ("lease", |config| config.lease = Duration::ZERO),
             ("page", |config| config.page = 0),
             ("max_in_flight", |config| config.max_in_flight = 0),

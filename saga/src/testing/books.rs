@@ -58,7 +58,7 @@ impl Books {
         }
         let sent = Sent {
             topic: topic.clone(),
-            kind: *kind,
+            kind,
             answer: None,
         };
         self.sent.insert(key(step, phase, of.round), sent);

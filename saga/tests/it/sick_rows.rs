@@ -48,13 +48,14 @@ const INSTANCE: &[(&str, &str, Then)] = &[
     ("late", "null", Refused),
     ("locks", "'5'", Parked),
     ("data", "'{\"moods\": 5}'", Parked),
-    ("data", "'{\"x\": 1.7976931348623157e308}'", Harmless),
+    ("data", "'{\"x\": 1.7976931348623157e308}'", Parked),
     ("data", "'null'", Parked),
     ("steps", "'[[\"hold\", \"flying\", 1, 1]]'", Parked),
     ("steps", "'{}'", Parked),
     ("timers", "'5'", Parked),
     ("timers", "'[[\"hold\", \"action\", 1, 1, 1e300]]'", Parked),
     ("failures", "2147483647", Harmless),
+    ("ignored", "2147483647", Harmless),
     ("status", "'flying'", Refused),
     ("seq", "9223372036854775807", Parked),
     ("updated_at", "'infinity'", Harmless),
@@ -112,65 +113,69 @@ async fn run(pool: &PgPool, coordinator: &Coordinator) {
 
 #[tokio::test]
 async fn a_sick_row_of_a_saga_stops_no_other_and_is_shown_and_mended() {
+    let mut failed = Vec::new();
     for (column, value, then) in INSTANCE {
-        let case = format!("{column} = {value}");
-        let pool = database("sick").await;
-        let coordinator = coordinator();
-        let sick = start(&coordinator, &pool, &Trip::default()).await.id;
-        let well = start(&coordinator, &pool, &Trip::default()).await.id;
-        let sql = format!("create table kept as select id, {column} as kept from saga.instance");
-        sqlx::query(AssertSqlSafe(sql))
-            .execute(&pool)
-            .await
-            .unwrap();
-        make_due(&pool, None).await;
-        if let Err(error) = set(&pool, sick, column, value).await {
-            assert_eq!(*then, Refused, "{case}: {error}");
-            continue;
+        // A task, so that all that fail are told of.
+        if tokio::spawn(one(column, value, *then)).await.is_err() {
+            failed.push(format!("{column} = {value}"));
         }
-        assert_ne!(*then, Refused, "{case}: the database took it");
-        run(&pool, &coordinator).await;
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
 
-        let attempts = commands_of(&pool, well).await.len();
-        assert_eq!(attempts, 2, "{case}: the neighbour's timer has fired");
-        let (status, reason) = status(&pool, sick).await;
-        match then {
-            Parked => assert!(
-                status == "parked" && reason.is_some_and(|reason| !reason.is_empty()),
-                "{case}: {status}"
-            ),
-            _ => assert_eq!(status, "running", "{case}"),
-        }
+async fn one(column: &str, value: &str, then: Then) {
+    let pool = database("sick").await;
+    let coordinator = coordinator();
+    let sick = start(&coordinator, &pool, &Trip::default()).await.id;
+    let well = start(&coordinator, &pool, &Trip::default()).await.id;
+    let sql = format!("create table kept as select id, {column} as kept from saga.instance");
+    let kept = sqlx::query(AssertSqlSafe(sql)).execute(&pool).await;
+    kept.unwrap();
+    make_due(&pool, None).await;
+    if let Err(error) = set(&pool, sick, column, value).await {
+        assert_eq!(then, Refused, "{error}");
+        return;
+    }
+    assert_ne!(then, Refused, "the database took it");
+    // The time-out, then the pause before the next attempt.
+    run(&pool, &coordinator).await;
+    make_due(&pool, Some(well)).await;
+    if status(&pool, sick).await.0 == "running" {
+        make_due(&pool, Some(sick)).await;
+    }
+    run(&pool, &coordinator).await;
 
-        let both = BTreeSet::from([sick.to_string(), well.to_string()]);
-        assert_eq!(listed(&pool, &coordinator).await, both, "{case}");
+    let attempts = commands_of(&pool, well).await.len();
+    assert_eq!(attempts, 2, "the neighbour's timer has fired");
+    let (status, reason) = status(&pool, sick).await;
+    match then {
+        Parked => assert!(
+            status == "parked" && reason.is_some_and(|reason| !reason.is_empty()),
+            "{status}"
+        ),
+        _ => assert_eq!(status, "running"),
+    }
+    let both = BTreeSet::from([sick.to_string(), well.to_string()]);
+    assert_eq!(listed(&pool, &coordinator).await, both);
 
-        let before = version_of_row(&pool, sick).await;
-        run(&pool, &coordinator).await;
-        assert_eq!(
-            version_of_row(&pool, sick).await,
-            before,
-            "{case}: it spins"
-        );
+    let before = version_of_row(&pool, sick).await;
+    run(&pool, &coordinator).await;
+    assert_eq!(version_of_row(&pool, sick).await, before, "it spins");
 
+    if then != Parked {
+        return;
+    }
+    // The number of the last event was mended when the saga was parked: its history tells it.
+    if column != "seq" {
         let sql = format!(
             "update saga.instance i set {column} = k.kept from kept k where k.id = i.id and i.id = $1"
         );
-        sqlx::query(AssertSqlSafe(sql))
-            .bind(sick)
-            .execute(&pool)
-            .await
-            .unwrap();
-        if *then == Parked {
-            done(&pool, &coordinator, sick, What::Retry { step: None }).await;
-        }
-        make_due(&pool, Some(sick)).await;
-        run(&pool, &coordinator).await;
-        assert!(
-            commands_of(&pool, sick).await.len() >= 2,
-            "{case}: it goes on"
-        );
+        let mended = sqlx::query(AssertSqlSafe(sql)).bind(sick).execute(&pool);
+        mended.await.unwrap();
     }
+    done(&pool, &coordinator, sick, What::Retry { step: None }).await;
+    let waits = self::status(&pool, sick).await.0;
+    assert_eq!(waits, "running", "it goes on");
 }
 
 #[tokio::test]
