@@ -48,7 +48,12 @@ impl Table {
     /// same columns where the cells fit.
     pub(crate) fn lines_below(&self, widths: &mut Vec<usize>) -> Vec<String> {
         let heading = usize::from(!widths.is_empty());
-        let rows: Vec<Vec<String>> = self.0.iter().skip(heading).map(printable_cells).collect();
+        let rows: Vec<Vec<String>> = self
+            .0
+            .iter()
+            .skip(heading)
+            .map(|row| printable_cells(row))
+            .collect();
         widths.resize(self.0.first().map_or(0, Vec::len), 0);
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -67,7 +72,7 @@ impl Table {
 }
 
 /// As they will be shown, because their widths are measured.
-fn printable_cells(row: &Vec<String>) -> Vec<String> {
+fn printable_cells(row: &[String]) -> Vec<String> {
     row.iter().map(|cell| printable(cell)).collect()
 }
 

@@ -416,7 +416,8 @@ fn what_is_not_needed_for_a_failure_is_left_out_of_its_script() {
 
 #[test]
 fn an_effect_that_is_left_out() {
-    let cases: [(fn(&Effect) -> bool, &str); 3] = [
+    type LeftOut = fn(&Effect) -> bool;
+    let cases: [(LeftOut, &str); 3] = [
         (|effect| matches!(effect, Effect::Ended(_)), "Ended("),
         (
             |effect| matches!(effect, Effect::StepSettled { .. }),

@@ -77,7 +77,7 @@ impl World {
         }
         world.relay_stands_still = false;
         world.say("the faults stop");
-        let endings = world.to_the_end().await;
+        let endings = world.reach_the_end().await;
         Lived {
             journal: world.journal,
             moves: world.moves,
@@ -455,7 +455,7 @@ impl World {
     }
 
     /// Without a fault: everything arrives, what is due fires, and a person looks after what stands.
-    async fn to_the_end(&mut self) -> BTreeMap<String, usize> {
+    async fn reach_the_end(&mut self) -> BTreeMap<String, usize> {
         for _ in 0..ENDLESS {
             self.after_each_move().await;
             if !self.flying.is_empty() {
