@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 /// What the gateway asks an instance each second.
-pub(super) const HEALTH: &str = "/readyz?exclude=broker&exclude=lease";
+pub(super) const HEALTH: &str = "/readyz?exclude=broker&exclude=lease&exclude=consumer";
 
 /// What it was asked, and how it behaves.
 pub(super) struct Backend {
