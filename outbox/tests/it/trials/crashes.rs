@@ -59,7 +59,7 @@ async fn dies_at(place: &str, passing: u64, mut random: Random) -> Verdict {
         doomed.signal("TERM");
     }
     died_at(&doomed, place).await;
-    let verdict = succeed(&room, load, &journal).await;
+    let verdict = succeed(&room, load, &journal, 0).await;
     keys_are_in_order(&room, &verdict.1).await;
     assert_eq!(room.parked().await, [] as [String; 0]);
     verdict.0
@@ -91,7 +91,7 @@ async fn a_relay_that_dies_while_it_parks_keeps_the_message_once_and_sends_the_r
         died_at(&doomed, place).await;
         let kept = i64::from(place == "after_park");
         assert_eq!(room.count("select count(*) from outbox.parked").await, kept);
-        let (verdict, tape) = succeed(&room, load, &journal).await;
+        let (verdict, tape) = succeed(&room, load, &journal, 1).await;
         keys_are_in_order(&room, &tape).await;
         testbed::until(HEALED, "the sick message is parked", async || {
             (room.parked().await == ["poison"]).then_some(())
@@ -140,7 +140,7 @@ async fn dies_holding(place: &str, mut random: Random) -> Verdict {
         died_at(&doomed, place).await;
         room.create_topic(&missing, 2, &[]).await;
     }
-    let (verdict, tape) = succeed(&room, load, &journal).await;
+    let (verdict, tape) = succeed(&room, load, &journal, 0).await;
     keys_are_in_order(&room, &tape).await;
     testbed::until(HEALED, "nothing is held any more", async || {
         room.parked().await.is_empty().then_some(())
@@ -165,7 +165,7 @@ async fn a_relay_that_dies_while_it_empties_a_partition_loses_nothing() {
         died_at(&doomed, place).await;
         let left = room.count("select count(*) from outbox.log_0").await;
         assert_eq!(left == 0, place == "after_truncate", "{left} rows are left");
-        let (verdict, tape) = succeed(&room, load, &journal).await;
+        let (verdict, tape) = succeed(&room, load, &journal, 0).await;
         keys_are_in_order(&room, &tape).await;
         verdicts.push(verdict);
     }
@@ -186,8 +186,9 @@ async fn died_at(doomed: &Relay, place: &str) {
     assert!(output.contains(&format!("crash point {place}")), "{output}");
 }
 
-/// Another relay finishes what the dead one began, while the load goes on for a little.
-async fn succeed(room: &Room, load: Load, journal: &Journal) -> (Verdict, Tape) {
+/// Another relay finishes what the dead one began, while the load goes on for a little, until all has
+/// arrived and so many messages are parked.
+async fn succeed(room: &Room, load: Load, journal: &Journal, parked: usize) -> (Verdict, Tape) {
     load.wait_for_more(20).await;
     let mut successor = room.relay();
     successor.start();
@@ -195,6 +196,10 @@ async fn succeed(room: &Room, load: Load, journal: &Journal) -> (Verdict, Tape) 
     load.stop(room).await;
     let mut tape = Tape::of(&room.bootstrap, &room.topics).await;
     let verdict = arrivals(room, journal, &mut tape).await;
+    testbed::until(HEALED, "what is refused to be parked", async || {
+        (room.parked().await.len() == parked).then_some(())
+    })
+    .await;
     successor.stop().await;
     (verdict, tape)
 }
