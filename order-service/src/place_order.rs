@@ -31,7 +31,7 @@ pub enum Placed {
 const BEGIN: &str = "begin isolation level read committed; set local lock_timeout = '5s'";
 
 /// Places an order, once per idempotency key of a caller. Whoever comes second with a key waits for the
-/// first to commit, five seconds at most. That `caller` placed it stands in the audit, where he is known.
+/// first to commit, five seconds at most. That `caller` placed it stands in the audit, where the caller is known.
 ///
 /// # Errors
 ///
